@@ -1,0 +1,125 @@
+"""The contract of a chain store: branches, blocks, tiles, leaf pieces and the events of child branches.
+
+A store keeps bytes and knows nothing of what they mean. It holds nothing that could be derived from the
+rest, except the tiles above level 0 (so that proofs need few reads), so there is nothing that an edit
+could hide behind. What is read may have been edited by hand: readers return rows as they stand, of the
+declared type, and never raise for their content.
+
+Transactions: writes belong inside ``with store.writer():`` (one writer at a time, over all processes;
+:class:`~eventchain.errors.LockedError` when another has it) and there inside ``with store.transaction():``
+which commits on leaving, durable on return, or rolls back on an exception. Readers need neither and see
+the last commit. All failures are :class:`~eventchain.errors.StoreError`.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+TILE = 256
+"""Hashes in a full tile, leaves in a full piece (C2SP tlog-tiles)."""
+
+
+class Branch(NamedTuple):
+    id: int
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Consecutive rows of one branch, by height.
+
+    heights: (n,) int64; headers: (n,) ``HEADER``; extranonces: (n,) int64 (an edited row may be negative);
+    manifests: n byte strings. A header of the wrong length is given as all zeros.
+    """
+
+    heights: NDArray[np.int64]
+    headers: NDArray[Any]
+    extranonces: NDArray[np.int64]
+    manifests: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.manifests)
+
+
+class Piece(NamedTuple):
+    """What lies beside a level-0 tile. ``salts``: 16 bytes a leaf, ``positions``: big-endian i64 a leaf.
+
+    ``digest`` is SHA-256 over ``salts ‖ positions``. It proves nothing; it only lets verify tell a
+    replaced salt from an altered event.
+    """
+
+    index: int
+    salts: bytes
+    positions: bytes
+    digest: bytes
+
+
+class Tile(NamedTuple):
+    level: int
+    index: int
+    hashes: bytes
+
+
+class ChainStore(Protocol):
+    @property
+    def url(self) -> str: ...
+
+    def writer(self) -> AbstractContextManager[None]: ...
+
+    def transaction(self) -> AbstractContextManager[None]: ...
+
+    # -- branches
+    def branches(self) -> list[Branch]:
+        """All branches, oldest (lowest id, the trunk) first."""
+        ...
+
+    def add_branch(self, origin: str) -> Branch: ...
+
+    # -- blocks
+    def blocks(self, branch: int, first: int, limit: int) -> Blocks:
+        """Blocks of the branch from height ``first`` on, ascending, at most ``limit``."""
+        ...
+
+    def last_block(self, branch: int) -> Blocks:
+        """The highest block of the branch (no row when it has none)."""
+        ...
+
+    def add_blocks(self, branch: int, blocks: Blocks) -> None: ...
+
+    def solve_blocks(self, branch: int, blocks: Blocks) -> int:
+        """Write headers and extranonces of blocks that are not mined yet (``time`` 0); a mined block is
+        never changed. Returns how many were written. ``blocks.manifests`` may be empty here."""
+        ...
+
+    # -- the log
+    def tiles(self, branch: int, level: int, first: int, limit: int) -> list[Tile]:
+        """Tiles of one level, by index from ``first`` on. The last one may be partial."""
+        ...
+
+    def pieces(self, branch: int, first: int, limit: int) -> list[Piece]: ...
+
+    def put_tiles(self, branch: int, tiles: list[Tile]) -> None:
+        """Insert or replace (a partial tile grows)."""
+        ...
+
+    def put_pieces(self, branch: int, pieces: list[Piece]) -> None: ...
+
+    # -- the events of child branches
+    def events(self, branch: int, after: int | None, limit: int) -> Any:
+        """A ``pyarrow.RecordBatch`` of ``EVENT_SCHEMA``, like an event store's ``read``."""
+        ...
+
+    def add_events(self, branch: int, batch: Any) -> None: ...
+
+    # -- for verify
+    def strays(self) -> list[str]:
+        """Rows that no reader above ever returns (of a branch that does not exist, at a negative height or
+        index), one description each."""
+        ...
+
+    def close(self) -> None: ...

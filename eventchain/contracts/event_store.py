@@ -1,0 +1,74 @@
+"""The contract of an event store: where the events are that the chain seals.
+
+A store is found by its URL's scheme through the entry-point group ``eventchain.eventstores``; the entry
+point is a callable that takes the URL. Batches are Arrow record batches of
+:data:`eventchain.formats.event.EVENT_SCHEMA`. Every column that the application can read is covered:
+what has no column of its own goes into ``metadata`` in the adapter's declared order and encoding, and
+``source`` changes when that declaration does. All failures are :class:`~eventchain.errors.StoreError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+
+class NewEvent(NamedTuple):
+    """An event to append. ``data`` and ``metadata`` are kept byte for byte, ``time`` is in microseconds
+    since 1970 UTC (``None``: unknown)."""
+
+    id: str
+    type: str
+    data: bytes | None
+    metadata: bytes | None = None
+    time: int | None = None
+
+
+class EventStore(Protocol):
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def source(self) -> str:
+        """What the chain's policy states: the adapter and the version of its declaration,
+        ``eventchain-sqlite/1``. A token of ``[A-Za-z0-9._/-]``."""
+        ...
+
+    def read(self, after: int | None, limit: int) -> Any:
+        """A ``pyarrow.RecordBatch`` of at most ``limit`` events with ``position > after`` (``None``: from
+        the start), ascending. A value that the column's type does not allow (a store without strict types,
+        edited by hand) is read as *some* other value, never as the one that was there before, and never
+        raises. Fewer than ``limit`` rows mean that nothing follows at present."""
+        ...
+
+    def head(self) -> int | None:
+        """The newest position that is safe to seal: no transaction still open can commit below it."""
+        ...
+
+    def find(self, event_id: str) -> Any:
+        """A ``pyarrow.RecordBatch`` of the events with this id, ascending (an edited store may have more
+        than one)."""
+        ...
+
+    def now(self) -> int:
+        """The store's own clock in unix seconds."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class AppendableEventStore(EventStore, Protocol):
+    """A store that is ours to write."""
+
+    def append(self, stream: str, expected_version: int | None, events: Sequence[NewEvent]) -> list[int]:
+        """Append to one stream, all or nothing, durable on return; returns the positions.
+
+        ``expected_version`` is the stream's newest version (−1: the stream must be empty; ``None``: any).
+        Raises :class:`~eventchain.errors.ConflictError` when the stream is elsewhere or an id exists.
+        """
+        ...
+
+    def append_batches(self, batches: Any) -> int:
+        """Append an iterable of record batches in one transaction, all or nothing; positions are given
+        anew, in order, everything else is kept. Returns how many. For imports."""
+        ...

@@ -1,0 +1,46 @@
+"""The one error family. Foreign exceptions become one of these at the edge where they enter."""
+
+from __future__ import annotations
+
+
+class EventChainError(Exception):
+    """Anything that this package refuses to do or cannot do.
+
+    ``hint`` says what the reader can do about it; the command line prints it under the message.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class FormatError(EventChainError):
+    """Bytes that are not what the format says: a manifest, header, anchor, event or import line."""
+
+
+class ConfigError(EventChainError):
+    """The configuration file, an option or a URL is wrong."""
+
+
+class StoreError(EventChainError):
+    """An event store or a chain store cannot be opened, read or written."""
+
+
+class ConflictError(StoreError):
+    """Optimistic concurrency: the stream is not at the expected version."""
+
+
+class LockedError(StoreError):
+    """Another writer holds the chain store."""
+
+
+class PolicyError(EventChainError):
+    """A block that the chain's policy in force does not allow."""
+
+
+class BackendError(EventChainError):
+    """A mining backend or device cannot be used, or gave wrong answers."""
