@@ -1,0 +1,281 @@
+"""Building blocks: leaves into logs, manifests and linked headers. Nothing here is mined.
+
+All blocks of a backlog are linked before any is searched, because a link says only what a block *says*; so
+one batch of headers keeps any number of devices busy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from eventchain.chain.nodes import LogWriter, damaged
+from eventchain.chain.tip import Tip, block_link, policy_at, read_tips
+from eventchain.contracts.chain_store import Blocks, ChainStore
+from eventchain.errors import PolicyError
+from eventchain.formats.event import EVENT_SCHEMA
+from eventchain.formats.header import HEADER, ZERO, seal_of, sha256d, unmined
+from eventchain.formats.leaf import leaf_hashes, new_salts
+from eventchain.formats.log import Hashes, root_of
+from eventchain.formats.manifest import Fork, Manifest, Pointer, Sealed, base_origin, check_origin
+from eventchain.formats.policy import Policy
+
+CLOCK_TOLERANCE = 2 * 3600
+"""Seconds that a block's ``built`` may be away from another clock."""
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaves:
+    """Events as they enter a log. hashes: (n, 32) uint8; salts: (n, 16) uint8; positions: (n,) int64."""
+
+    hashes: Hashes
+    salts: NDArray[np.uint8]
+    positions: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, rows: slice) -> Leaves:
+        return Leaves(self.hashes[rows], self.salts[rows], self.positions[rows])
+
+    @classmethod
+    def of(cls, batch: Any, salts: Callable[[int], NDArray[np.uint8]] = new_salts) -> Leaves:
+        """Salt and hash an Arrow batch of EVENT_SCHEMA. Raises FormatError for an oversized entry."""
+        fresh = salts(batch.num_rows)
+        positions = batch["position"].to_numpy().astype(np.int64)
+        return cls(leaf_hashes(batch, fresh), fresh, positions)
+
+    @classmethod
+    def join(cls, parts: Sequence[Leaves]) -> Leaves:
+        return cls(
+            np.concatenate([part.hashes for part in parts]),
+            np.concatenate([part.salts for part in parts]),
+            np.concatenate([part.positions for part in parts]),
+        )
+
+
+NO_LEAVES = Leaves(np.empty((0, 32), np.uint8), np.empty((0, 16), np.uint8), np.empty(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """Blocks that were added to a branch, not mined yet. ``not_before``: each block's ``built``, seconds."""
+
+    branch: int
+    blocks: Blocks
+
+    @property
+    def not_before(self) -> NDArray[np.int64]:
+        return np.array([Manifest.parse(raw).built for raw in self.blocks.manifests], np.int64)
+
+
+class Builder:
+    """Appends blocks to the branches of a chain store. One per store, inside ``store.writer()``; each method
+    that adds blocks is called inside ``store.transaction()``."""
+
+    def __init__(
+        self, store: ChainStore, clock: Clock, salts: Callable[[int], NDArray[np.uint8]] = new_salts
+    ):
+        self.store = store
+        self.tips = read_tips(store)
+        self._clock = clock
+        self._salts = salts
+        self._built = max((tip.built for tip in self.tips.values()), default=0)
+
+    @property
+    def trunk(self) -> Tip:
+        return next(iter(self.tips.values()))
+
+    def now(self) -> int:
+        """The ``built`` of a block made now; it never falls over the whole store.
+
+        Raises PolicyError when the newest block was built so far in the future that nothing can follow.
+        """
+        clock = int(self._clock())
+        if self._built - clock > CLOCK_TOLERANCE:
+            raise PolicyError(
+                f"the newest block was built {self._built - clock} seconds after this host's clock",
+                hint="set this host's clock right; blocks may not go back in time",
+            )
+        self._built = max(self._built, clock)
+        return self._built
+
+    # -- the trunk
+
+    def add_genesis(self, origin: str, policy: Policy) -> Built:
+        """The first block of all: no events, height 0, the policy."""
+        if self.tips or self.store.branches():
+            raise PolicyError("this chain store already has a genesis", hint="eventchain status shows it")
+        branch = self.store.add_branch(check_origin(origin))
+        tip = Tip(branch, -1, ZERO, policy, self.now(), LogWriter(self.store, branch.id, 0))
+        self.tips[origin] = tip
+        return self._append(tip, [NO_LEAVES], policy=policy)
+
+    def extend(self, tip: Tip, blocks: Sequence[Leaves], late: Sequence[int] | None = None) -> Built:
+        """One block for each of ``blocks`` on top of ``tip``; ``late[i]`` of a block's leaves are late.
+
+        Raises PolicyError for a block that the policy in force does not allow.
+        """
+        return self._append(tip, blocks, late=late)
+
+    def add_child_lines(self, tip: Tip) -> Built | None:
+        """A block without leaves that names the children that grew, or None where none did."""
+        return self._append(tip, [NO_LEAVES]) if self._grown(tip) else None
+
+    def tighten(self, tip: Tip, policy: Policy) -> Built:
+        """A block without leaves that states a tighter policy."""
+        if not policy.tightens(tip.policy):
+            raise PolicyError(
+                f"{policy} does not tighten {tip.policy}", hint="a policy can only become stricter"
+            )
+        return self._append(tip, [NO_LEAVES], policy=policy)
+
+    # -- child branches
+
+    def add_child(self, parent: Tip, height: int, origin: str, events: Any, pin: int | None = None) -> Built:
+        """A new branch that forks off the parent's sealed block at ``height``; its first block holds these
+        events. ``pin``: the parent's height whose state the one event is."""
+        if height > parent.sealed_height:
+            raise PolicyError(
+                f"block {height} of {parent.branch.origin} is not sealed",
+                hint="branches fork off sealed blocks",
+            )
+        if any(base_origin(origin) == base_origin(known) for known in self.tips):
+            raise PolicyError(f"there is a branch {origin} already", hint="choose another name")
+        link, seal = self._block_at(parent, height)
+        branch = self.store.add_branch(check_origin(origin))
+        tip = Tip(
+            branch=branch,
+            height=height,
+            link=link,
+            policy=policy_at(self.store, self.tips, parent.branch.origin, height),
+            built=parent.built,
+            log=LogWriter(self.store, branch.id, 0),
+            sealed=Sealed(height, seal),
+            parent=parent.branch.origin,
+        )
+        self.tips[origin] = tip
+        return self._add_events(tip, events, pin, fork=Fork(parent.branch.origin, height))
+
+    def extend_child(self, tip: Tip, events: Any, pin: int | None = None) -> Built:
+        """A block of a child branch that holds these events, stored with it."""
+        return self._add_events(tip, events, pin)
+
+    def _add_events(self, tip: Tip, events: Any, pin: int | None, fork: Fork | None = None) -> Built:
+        first = tip.log.size
+        positions = pa.array(np.arange(first, first + events.num_rows), pa.int64())
+        batch = events.set_column(0, EVENT_SCHEMA.field(0), positions).cast(EVENT_SCHEMA)
+        pointer = None
+        if pin is not None:
+            parent = self.tips[tip.parent or ""]
+            if pin > parent.sealed_height or pin <= tip.pinned or events.num_rows != 1:
+                raise PolicyError(
+                    f"a snapshot of block {pin} cannot follow",
+                    hint="pin sealed blocks, rising, one event a block",
+                )
+            pointer = Pointer(parent.branch.origin, pin, self._block_at(parent, pin)[0])
+            tip.pinned = pin
+        self.store.add_events(tip.branch.id, batch)
+        return self._append(tip, [Leaves.of(batch, self._salts)], fork=fork, pin=pointer)
+
+    def _block_at(self, tip: Tip, height: int) -> tuple[bytes, bytes]:
+        """Link and seal of a sealed block of this branch, from the newest sealed block that it names up."""
+        block = self.store.blocks(tip.branch.id, height, 1)
+        if not len(block) or block.heights[0] != height:
+            raise damaged(f"block {height} of {tip.branch.origin} is missing")
+        sealed = Manifest.parse(block.manifests[0]).sealed
+        first, seal = (sealed.height + 1, sealed.seal) if sealed else (0, ZERO)
+        blocks = self.store.blocks(tip.branch.id, first, height - first + 1)
+        link = ZERO
+        for row in range(len(blocks)):
+            link = block_link(blocks, row)
+            seal = seal_of(seal, link, blocks.headers[row].tobytes(), int(blocks.extranonces[row]))
+        return link, seal
+
+    # -- every block is made here
+
+    def _grown(self, tip: Tip) -> list[Tip]:
+        return [
+            child
+            for _, child in sorted(self.tips.items())
+            if child.parent == tip.branch.origin and child.height > child.named
+        ]
+
+    def _append(
+        self,
+        tip: Tip,
+        blocks: Sequence[Leaves],
+        late: Sequence[int] | None = None,
+        policy: Policy | None = None,
+        fork: Fork | None = None,
+        pin: Pointer | None = None,
+    ) -> Built:
+        tip.policy = policy or tip.policy
+        first = tip.log.size
+        heights, manifests, headers = [], [], []
+        for number, leaves in enumerate(blocks):
+            count_late = late[number] if late else 0
+            self._check(tip, len(leaves), count_late)
+            tip.log.frontier.append(leaves.hashes)
+            if len(leaves):
+                tip.position = max(int(leaves.positions[-1]), -1 if tip.position is None else tip.position)
+            built = self.now()
+            grown = self._grown(tip)
+            manifest = bytes(
+                Manifest(
+                    origin=tip.branch.origin,
+                    size=tip.log.size,
+                    root=tip.log.frontier.root(),
+                    height=tip.height + 1,
+                    leaves=root_of(leaves.hashes),
+                    built=built,
+                    position=tip.position,
+                    late=count_late,
+                    sealed=tip.sealed,
+                    fork=fork,
+                    pin=pin,
+                    children=tuple(Pointer(child.branch.origin, child.height, child.link) for child in grown),
+                    policy=policy,
+                )
+            )
+            for child in grown:
+                child.named = child.height
+            headers.append(unmined(tip.link, manifest, tip.policy.bits))
+            manifests.append(manifest)
+            heights.append(tip.height + 1)
+            tip.extend(tip.height + 1, sha256d(headers[-1]), built)  # the link is the unmined header's hash
+            fork = pin = policy = None
+        whole = Leaves.join(blocks)
+        tip.log.write(first, whole.hashes, whole.salts, whole.positions)
+        added = Blocks(
+            np.array(heights, np.int64),
+            np.frombuffer(b"".join(headers), HEADER),
+            np.zeros(len(heights), np.int64),
+            manifests,
+        )
+        self.store.add_blocks(tip.branch.id, added)
+        return Built(tip.branch.id, added)
+
+    def _check(self, tip: Tip, leaves: int, late: int) -> None:
+        policy = tip.policy
+        if leaves > policy.events:
+            raise PolicyError(f"a block of {leaves} events; the policy allows {policy.events}")
+        if late > policy.late:
+            raise PolicyError(f"a block with {late} late events; the policy allows {policy.late}")
+        if tip.height + 1 - tip.sealed_height > policy.lag:
+            raise PolicyError(
+                f"block {tip.height + 1} would be {tip.height + 1 - tip.sealed_height} ahead of the newest "
+                f"sealed block; the policy allows {policy.lag}",
+                hint="mine before building more",
+            )
+
+    def room(self, tip: Tip) -> int:
+        """How many blocks the policy's lag still allows on top of ``tip``."""
+        return tip.policy.lag - tip.unsealed

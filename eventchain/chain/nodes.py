@@ -1,0 +1,174 @@
+"""A branch's Merkle log in a chain store: appending to it, and reading its nodes and leaves back."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eventchain.contracts.chain_store import TILE, ChainStore, Piece, Tile
+from eventchain.errors import StoreError
+from eventchain.formats.log import TILE_LEVELS, Frontier, Hashes, pair_up, tile_roots
+
+
+class LogWriter:
+    """Appends leaves to one branch's log: keeps its frontier and the partial tile of each level."""
+
+    def __init__(self, store: ChainStore, branch: int, size: int) -> None:
+        self._store = store
+        self._branch = branch
+        self.frontier = Frontier.read(size, LogReader(store, branch).node)
+        self._partial: list[Hashes] = []
+        for level in range(TILE_LEVELS):
+            count = size >> TILE_LEVELS * level
+            self._partial.append(_partial_tile(store, branch, level, count))
+        piece = store.pieces(branch, size // TILE, 1) if size % TILE else []
+        keep = size % TILE
+        self._salts = piece[0].salts[: 16 * keep] if piece else b""
+        self._positions = piece[0].positions[: 8 * keep] if piece else b""
+
+    @property
+    def size(self) -> int:
+        return self.frontier.size
+
+    def write(
+        self, first: int, leaves: Hashes, salts: NDArray[np.uint8], positions: NDArray[np.int64]
+    ) -> None:
+        """Put the tiles and pieces of leaves ``first`` on, which are the ones that follow what is written.
+
+        leaves: (n, 32), salts: (n, 16), positions: (n,). Only whole batches are written, after the
+        frontier has taken their blocks one by one.
+        """
+        if not len(leaves):
+            return
+        self._put_pieces(first, salts, positions)
+        tiles: list[Tile] = []
+        row = leaves
+        for level in range(TILE_LEVELS):
+            start = (first >> TILE_LEVELS * level) // TILE
+            row = np.concatenate([self._partial[level], row]) if len(self._partial[level]) else row
+            full = len(row) // TILE
+            raw = row.tobytes()
+            tiles += [
+                Tile(level, start + index, raw[index * TILE * 32 : (index + 1) * TILE * 32])
+                for index in range((len(row) + TILE - 1) // TILE)
+            ]
+            self._partial[level] = row[full * TILE :].copy()
+            if not full:
+                break
+            row = tile_roots(row[: full * TILE])
+        self._store.put_tiles(self._branch, tiles)
+
+    def _put_pieces(self, first: int, salts: NDArray[np.uint8], positions: NDArray[np.int64]) -> None:
+        all_salts = self._salts + salts.tobytes()
+        all_positions = self._positions + positions.astype(">i8").tobytes()
+        count = len(all_positions) // 8
+        pieces = []
+        for start in range(0, count, TILE):
+            piece_salts = all_salts[16 * start : 16 * (start + TILE)]
+            piece_positions = all_positions[8 * start : 8 * (start + TILE)]
+            digest = piece_digest(piece_salts, piece_positions)
+            pieces.append(Piece((first + start) // TILE, piece_salts, piece_positions, digest))
+        keep = count - count % TILE
+        self._salts, self._positions = all_salts[16 * keep :], all_positions[8 * keep :]
+        self._store.put_pieces(self._branch, pieces)
+
+
+def piece_digest(salts: bytes, positions: bytes) -> bytes:
+    """``H(salts ‖ positions)``: tells a replaced salt from an altered event, and proves nothing."""
+    return hashlib.sha256(salts + positions).digest()
+
+
+def _partial_tile(store: ChainStore, branch: int, level: int, count: int) -> Hashes:
+    if count % TILE == 0:
+        return np.empty((0, 32), np.uint8)
+    found = store.tiles(branch, level, count // TILE, 1)
+    if not found or found[0].index != count // TILE or len(found[0].hashes) < count % TILE * 32:
+        raise damaged(f"tile {level}/{count // TILE} is missing or cut short")
+    raw = found[0].hashes[: count % TILE * 32]
+    return np.frombuffer(raw, np.uint8).reshape(-1, 32)
+
+
+def damaged(what: str) -> StoreError:
+    return StoreError(
+        f"the chain store is damaged: {what}", hint="eventchain verify names everything that is wrong"
+    )
+
+
+class LogReader:
+    """Reads one branch's log from its tiles. Raises StoreError where a tile is missing or cut short."""
+
+    def __init__(self, store: ChainStore, branch: int) -> None:
+        self._store = store
+        self._branch = branch
+        self._tile = lru_cache(maxsize=64)(self._read_tile)
+
+    def node(self, level: int, index: int) -> bytes:
+        """The hash of the complete node at (level, index)."""
+        tile_level, height = divmod(level, TILE_LEVELS)
+        first = index << height
+        raw = self._tile(tile_level, first // TILE)
+        row = np.frombuffer(raw, np.uint8).reshape(-1, 32)[first % TILE : first % TILE + (1 << height)]
+        if len(row) < 1 << height:
+            raise damaged(f"tile {tile_level}/{first // TILE} is cut short")
+        for _ in range(height):
+            row = pair_up(row)
+        return row[0].tobytes()
+
+    def leaf(self, index: int) -> bytes:
+        return self.node(0, index)
+
+    def salt_and_position(self, index: int) -> tuple[bytes, int]:
+        """The salt and the position of one leaf."""
+        piece = self._piece(index // TILE)
+        at = index % TILE
+        if len(piece.salts) < 16 * (at + 1) or len(piece.positions) < 8 * (at + 1):
+            raise damaged(f"piece {index // TILE} is cut short")
+        return piece.salts[16 * at : 16 * (at + 1)], int.from_bytes(
+            piece.positions[8 * at : 8 * (at + 1)], "big", signed=True
+        )
+
+    def positions(self, first: int, end: int) -> NDArray[np.int64]:
+        """Positions of leaves ``first`` to ``end``: (n,) int64."""
+        wanted = range(first // TILE, (end + TILE - 1) // TILE)
+        pieces = self._store.pieces(self._branch, wanted.start, len(wanted))
+        if [piece.index for piece in pieces] != list(wanted):
+            raise damaged(f"of the pieces {wanted.start} to {wanted.stop - 1} some are missing")
+        raw = b"".join(piece.positions for piece in pieces)[8 * (first - wanted.start * TILE) :][
+            : 8 * (end - first)
+        ]
+        if len(raw) != 8 * (end - first):
+            raise damaged(f"of the pieces {wanted.start} to {wanted.stop - 1} some are cut short")
+        return np.frombuffer(raw, ">i8").astype(np.int64)
+
+    def find(self, position: int, size: int) -> int | None:
+        """The index of the leaf with this position in a log of ``size`` leaves, or None."""
+        low, high = 0, size
+        while low < high:  # positions rise, but for late leaves
+            middle = (low + high) // 2
+            if self.salt_and_position(middle)[1] < position:
+                low = middle + 1
+            else:
+                high = middle
+        if low < size and self.salt_and_position(low)[1] == position:
+            return low
+        for first in range(0, size, 256 * TILE):  # a late leaf: look everywhere
+            end = min(first + 256 * TILE, size)
+            hits = np.flatnonzero(self.positions(first, end) == position)
+            if len(hits):
+                return first + int(hits[0])
+        return None
+
+    def _read_tile(self, level: int, index: int) -> bytes:
+        found = self._store.tiles(self._branch, level, index, 1)
+        if not found or found[0].index != index:
+            raise damaged(f"tile {level}/{index} is missing")
+        return found[0].hashes
+
+    def _piece(self, index: int) -> Piece:
+        found = self._store.pieces(self._branch, index, 1)
+        if not found or found[0].index != index:
+            raise damaged(f"piece {index} is missing")
+        return found[0]

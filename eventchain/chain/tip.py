@@ -1,0 +1,161 @@
+"""The tip of a branch: everything that its next block depends on, and how far it is sealed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from eventchain.chain.nodes import LogWriter, damaged
+from eventchain.contracts.chain_store import Blocks, Branch, ChainStore
+from eventchain.errors import FormatError
+from eventchain.formats.header import ZERO, link_of, seal_of
+from eventchain.formats.manifest import Manifest, Sealed
+from eventchain.formats.policy import Policy
+
+SCAN = 4096
+"""Blocks read at a time."""
+
+
+@dataclass
+class Tip:
+    """``height`` and ``link`` are of the newest block (of a branch without blocks: of the parent's block at
+    the fork). ``sealed`` is the newest sealed block on the branch's own path. ``named`` is the newest block
+    of this branch that its parent has named, ``pinned`` the height that its newest snapshot block pins."""
+
+    branch: Branch
+    height: int
+    link: bytes
+    policy: Policy
+    built: int
+    log: LogWriter
+    position: int | None = None
+    sealed: Sealed | None = None
+    parent: str | None = None
+    named: int = -1
+    pinned: int = -1
+    _links: dict[int, bytes] = field(default_factory=dict)
+    _mined: dict[int, tuple[bytes, int]] = field(default_factory=dict)
+
+    @property
+    def sealed_height(self) -> int:
+        return -1 if self.sealed is None else self.sealed.height
+
+    @property
+    def unsealed(self) -> int:
+        return self.height - self.sealed_height
+
+    def link_at(self, height: int) -> bytes | None:
+        """The link of a block above the sealed prefix."""
+        return self._links.get(height)
+
+    def extend(self, height: int, link: bytes, built: int) -> None:
+        """A block was built on top."""
+        self.height, self.link, self.built = height, link, built
+        self._links[height] = link
+
+    def mined(self, height: int, header: bytes, extranonce: int) -> None:
+        """A block's solution is durable; the sealed prefix moves up as far as it is without a hole."""
+        self._mined[height] = header, extranonce
+        while (following := self.sealed_height + 1) in self._mined:
+            solved = self._mined.pop(following)
+            previous = ZERO if self.sealed is None else self.sealed.seal
+            self.sealed = Sealed(following, seal_of(previous, self._links.pop(following), *solved))
+
+
+def read_tips(store: ChainStore) -> dict[str, Tip]:
+    """The tips of all branches by origin. Raises StoreError where the store cannot be gone on from."""
+    tips: dict[str, Tip] = {}
+    named: dict[str, int] = {}
+    for branch in store.branches():
+        try:
+            tip = _read_tip(store, branch, tips, named)
+        except FormatError as error:
+            raise damaged(f"branch {branch.origin!r}: {error.message}") from error
+        if tip is not None:
+            tips[branch.origin] = tip
+    for origin, height in named.items():
+        if origin in tips:
+            tips[origin].named = height
+    return tips
+
+
+def _read_tip(store: ChainStore, branch: Branch, tips: dict[str, Tip], named: dict[str, int]) -> Tip | None:
+    newest = store.last_block(branch.id)
+    if not len(newest):
+        return None
+    last = Manifest.parse(newest.manifests[0])
+    first = store.blocks(branch.id, 0, 1)
+    fork = Manifest.parse(first.manifests[0]).fork
+    policy, pinned = None, -1
+    if fork is not None:
+        if fork.origin not in tips:
+            raise damaged(f"branch {branch.origin!r} forks from {fork.origin!r}, which is not there")
+        policy = policy_at(store, tips, fork.origin, fork.height)
+    for manifest in _marked(store, branch.id, (b"\npolicy ", b"\nchild ", b"\npin ")):
+        policy = manifest.policy or policy
+        pinned = manifest.pin.height if manifest.pin else pinned
+        named.update((child.origin, child.height) for child in manifest.children)
+    if policy is None:
+        raise damaged(f"branch {branch.origin!r} has no policy")
+    tip = Tip(
+        branch=branch,
+        height=last.height,
+        link=block_link(newest, 0),
+        policy=policy,
+        built=last.built,
+        log=LogWriter(store, branch.id, last.size),
+        position=last.position,
+        sealed=last.sealed,
+        parent=fork.origin if fork else None,
+        pinned=pinned,
+    )
+    _advance(store, tip)
+    return tip
+
+
+def policy_at(store: ChainStore, tips: dict[str, Tip], origin: str, height: int) -> Policy:
+    """The policy in force at a block of a branch that has been read."""
+    tip = tips[origin]
+    policy = None
+    for manifest in _marked(store, tip.branch.id, (b"\npolicy ",)):
+        if manifest.height <= height and manifest.policy:
+            policy = manifest.policy
+    if policy is not None:
+        return policy
+    fork = Manifest.parse(store.blocks(tip.branch.id, 0, 1).manifests[0]).fork
+    if fork is None or fork.origin not in tips:
+        raise damaged(f"branch {origin!r} has no policy")
+    return policy_at(store, tips, fork.origin, fork.height)
+
+
+def _marked(store: ChainStore, branch: int, marks: tuple[bytes, ...]) -> list[Manifest]:
+    """The manifests of a branch that carry one of these lines; the others are not even parsed."""
+    found, first = [], 0
+    while True:
+        blocks = store.blocks(branch, first, SCAN)
+        found += [Manifest.parse(raw) for raw in blocks.manifests if any(mark in raw for mark in marks)]
+        if len(blocks) < SCAN:
+            return found
+        first = int(blocks.heights[-1]) + 1
+
+
+def _advance(store: ChainStore, tip: Tip) -> None:
+    """Read on from the newest sealed block that the tip names: what was mined since."""
+    first = tip.sealed_height + 1
+    while True:
+        blocks = store.blocks(tip.branch.id, first, SCAN)
+        for row in range(len(blocks)):
+            tip._links[int(blocks.heights[row])] = block_link(blocks, row)
+        for row in range(len(blocks)):
+            if blocks.headers["time"][row]:
+                tip.mined(
+                    int(blocks.heights[row]), blocks.headers[row].tobytes(), int(blocks.extranonces[row])
+                )
+        if len(blocks) < SCAN:
+            return
+        first = int(blocks.heights[-1]) + 1
+
+
+def block_link(blocks: Blocks, row: int) -> bytes:
+    """The link of one row, recomputed from what the block says."""
+    header = blocks.headers[row]
+    return link_of(header["prev"].tobytes(), blocks.manifests[row], int(header["bits"]))

@@ -1,0 +1,189 @@
+"""The Merkle log: an append-only tree over all leaves of a branch, kept as tiles.
+
+Hashes and proofs: RFC 6962 section 2.1 and RFC 9162 sections 2.1.3 and 2.1.4. Tiles: C2SP tlog-tiles (256
+wide, so level L of the tiles holds the tree's level 8·L). A node is named by its tree level and its index
+in that level; a complete node at level k covers the leaves ``index·2^k`` to ``(index + 1)·2^k``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eventchain.formats.hashing import sha256_rows
+
+Hashes = NDArray[np.uint8]
+"""(n, 32) uint8"""
+NodeReader = Callable[[int, int], bytes]
+"""Gives the hash of the complete node at (level, index)."""
+
+EMPTY_ROOT = hashlib.sha256(b"").digest()
+TILE_LEVELS = 8
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """``H(0x01 ‖ left ‖ right)``"""
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+def pair_up(hashes: Hashes) -> Hashes:
+    """One level up: (2n, 32) uint8 to (n, 32)."""
+    return sha256_rows(np.ascontiguousarray(hashes).reshape(-1, 64), b"\x01")
+
+
+class Frontier:
+    """What is needed of a log to append to it: the roots of its complete subtrees, one for each bit of its
+    size. Everything else of the log lies in tiles."""
+
+    def __init__(self, size: int = 0, peaks: dict[int, bytes] | None = None) -> None:
+        self.size = size
+        self._peaks = dict(peaks or {})  # level -> hash, present where the size has that bit
+
+    @classmethod
+    def read(cls, size: int, node: NodeReader) -> Frontier:
+        """The frontier of a log of ``size`` leaves whose nodes can be read."""
+        levels = [level for level in range(size.bit_length()) if size >> level & 1]
+        return cls(size, {level: node(level, (size >> level) - 1) for level in levels})
+
+    def append(self, leaves: Hashes) -> None:
+        size, row, level = self.size, leaves, 0
+        self.size += len(leaves)
+        while len(row):
+            if size >> level & 1:
+                peak = np.frombuffer(self._peaks.pop(level), np.uint8).reshape(1, 32)
+                row = np.concatenate([peak, row])
+            if len(row) % 2:
+                self._peaks[level] = row[-1].tobytes()
+                row = row[:-1]
+            row = pair_up(row)
+            level += 1
+
+    def root(self) -> bytes:
+        """The log's root now (RFC 6962 MTH): its peaks folded from the smallest up."""
+        root: bytes | None = None
+        for level in sorted(self._peaks):
+            root = self._peaks[level] if root is None else node_hash(self._peaks[level], root)
+        return EMPTY_ROOT if root is None else root
+
+
+def root_of(leaves: Hashes) -> bytes:
+    """The root over just these leaves."""
+    frontier = Frontier()
+    frontier.append(leaves)
+    return frontier.root()
+
+
+def tile_roots(tiles: Hashes) -> Hashes:
+    """The roots of n full tiles laid end to end: (256·n, 32) uint8 to (n, 32)."""
+    for _ in range(TILE_LEVELS):
+        tiles = pair_up(tiles)
+    return tiles
+
+
+def range_root(first: int, end: int, node: NodeReader) -> bytes:
+    """The root over leaves ``first`` to ``end`` (RFC 6962 MTH), read from complete nodes.
+
+    ``first`` is a multiple of the largest power of two below the count, as in every range of a proof.
+    """
+    if first == end:
+        return EMPTY_ROOT
+    count = end - first
+    if count & (count - 1) == 0:
+        level = count.bit_length() - 1
+        return node(level, first >> level)
+    split = first + _split(count)
+    return node_hash(range_root(first, split, node), range_root(split, end, node))
+
+
+def _split(count: int) -> int:
+    """The largest power of two smaller than ``count`` (2 or more)."""
+    return 1 << (count - 1).bit_length() - 1
+
+
+# -- proofs -------------------------------------------------------------------------------------------
+
+
+def inclusion_proof(index: int, size: int, node: NodeReader) -> list[bytes]:
+    """The audit path of leaf ``index`` in the log of ``size`` leaves, nearest hash first (RFC 6962 2.1.1)."""
+    if not 0 <= index < size:
+        raise ValueError(f"no leaf {index} in a log of {size}")
+    path: list[bytes] = []
+    first, end = 0, size
+    while end - first > 1:
+        split = first + _split(end - first)
+        if index < split:
+            path.append(range_root(split, end, node))
+            end = split
+        else:
+            path.append(range_root(first, split, node))
+            first = split
+    return path[::-1]
+
+
+def root_from_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
+    """The root that the audit path leads to, or None for a path that cannot belong to this place
+    (RFC 9162 2.1.3.2)."""
+    if not 0 <= index < size:
+        return None
+    node, last, root = index, size - 1, leaf
+    for step in path:
+        if last == 0:
+            return None
+        if node & 1 or node == last:
+            root = node_hash(step, root)
+            while not node & 1 and node:
+                node, last = node >> 1, last >> 1
+        else:
+            root = node_hash(root, step)
+        node, last = node >> 1, last >> 1
+    return root if last == 0 else None
+
+
+def consistency_proof(old: int, new: int, node: NodeReader) -> list[bytes]:
+    """Proof that the log of ``old`` leaves is a prefix of the one of ``new`` (RFC 6962 2.1.2)."""
+    if not 0 < old <= new:
+        raise ValueError(f"no consistency proof from size {old} to {new}")
+    path: list[bytes] = []
+    first, end, whole = 0, new, True
+    while old != end:
+        split = first + _split(end - first)
+        if old <= split:
+            path.append(range_root(split, end, node))
+            end = split
+        else:
+            path.append(range_root(first, split, node))
+            first, whole = split, False
+    if not whole:
+        path.append(range_root(first, end, node))
+    return path[::-1]
+
+
+def is_consistent(old: int, new: int, old_root: bytes, new_root: bytes, path: Sequence[bytes]) -> bool:
+    """Whether the proof shows that one log extends the other (RFC 9162 2.1.4.2)."""
+    if old == new:
+        return not path and old_root == new_root
+    if not 0 < old < new:
+        return False
+    steps = list(path)
+    if old & (old - 1) == 0:
+        steps.insert(0, old_root)
+    if not steps:
+        return False
+    node, last = old - 1, new - 1
+    while node & 1:
+        node, last = node >> 1, last >> 1
+    seen_old = seen_new = steps[0]
+    for step in steps[1:]:
+        if last == 0:
+            return False
+        if node & 1 or node == last:
+            seen_old, seen_new = node_hash(step, seen_old), node_hash(step, seen_new)
+            while not node & 1 and node:
+                node, last = node >> 1, last >> 1
+        else:
+            seen_new = node_hash(seen_new, step)
+        node, last = node >> 1, last >> 1
+    return last == 0 and seen_old == old_root and seen_new == new_root
