@@ -53,7 +53,7 @@ class Piece(NamedTuple):
     replaced salt from an altered event.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # the tile's number; nobody searches a row with tuple.index
     salts: bytes
     positions: bytes
     digest: bytes
@@ -61,7 +61,7 @@ class Piece(NamedTuple):
 
 class Tile(NamedTuple):
     level: int
-    index: int
+    index: int  # type: ignore[assignment]  # as above
     hashes: bytes
 
 

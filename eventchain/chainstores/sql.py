@@ -1,0 +1,261 @@
+"""A chain store in any SQL database. What differs between databases is a :class:`Database`'s."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import repeat
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from sqlalchemy import Connection, Select, Table, bindparam, delete, func, insert, or_, select, true, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from eventchain.chainstores import schema
+from eventchain.contracts.chain_store import Blocks, Branch, Piece, Tile
+from eventchain.errors import StoreError
+from eventchain.formats.event import EVENT_SCHEMA
+from eventchain.formats.header import HEADER
+
+MAX_ID = 2**63 - 1
+MAX_LEVEL = 7
+"""256**8 leaves are more than positions can number."""
+MAX_STRAYS = 1000
+UNMINED = bytes(4)
+
+# What a value of a type that its column does not allow is read as: nothing that was ever written there.
+_INT, _BYTES, _TEXT = (int,), (bytes,), (str,)
+_NULLABLE = (bytes, type(None))
+_WRONG = {_INT: -(2**63), _BYTES: b"", _TEXT: "\ufffd", _NULLABLE: b"\xff"}
+
+
+class Database(Protocol):
+    """One database of one kind, open, with the tables of :mod:`eventchain.chainstores.schema` in it."""
+
+    @property
+    def url(self) -> str: ...
+
+    def writer(self) -> AbstractContextManager[None]:
+        """Hold the right to write, or LockedError at once."""
+        ...
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """A connection that sees the last commit. May be called from several threads."""
+        ...
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """A connection in a transaction that commits on leaving, durable, or rolls back on an exception."""
+        ...
+
+    def explain(self, error: Exception) -> StoreError:
+        """What a foreign error means and what to do about it."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class SQLChainStore:
+    """The contract is :class:`eventchain.contracts.chain_store.ChainStore`. Readers may be called from any
+    thread; the thread inside a transaction sees what it wrote, all others the last commit."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._writing = False
+        self._turn = threading.Lock()
+        self._own = threading.local()  # .connection: of the transaction that this thread is in
+
+    @property
+    def url(self) -> str:
+        return self._database.url
+
+    def close(self) -> None:
+        self._database.close()
+
+    # -- transactions
+
+    @contextmanager
+    def writer(self) -> Iterator[None]:
+        with self._database.writer():
+            self._writing = True
+            try:
+                yield
+            finally:
+                self._writing = False
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        if not self._writing:
+            raise RuntimeError("a transaction belongs inside writer()")
+        if getattr(self._own, "connection", None) is not None:
+            raise RuntimeError("transactions do not nest")
+        with self._turn, self._errors(), self._database.writing() as connection:
+            self._own.connection = connection
+            try:
+                yield
+            finally:
+                self._own.connection = None
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, OverflowError) as error:
+            raise self._database.explain(error) from error
+
+    def _read(self, statement: Select[Any], *types: tuple[type, ...]) -> list[Sequence[Any]]:
+        """The result's columns. A value that is not of its column's type (possible only after an edit of the
+        schema, made and undone) is replaced by one that was never there."""
+        own = getattr(self._own, "connection", None)
+        with self._errors(), nullcontext(own) if own is not None else self._database.reading() as connection:
+            # Straight from the driver's cursor: plain tuples, no Row objects, the values need no conversion.
+            rows = connection.execute(statement).cursor.fetchall()
+        columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) or [()] * len(types)
+        for i, allowed in enumerate(types):
+            if not set(map(type, columns[i])) <= set(allowed):
+                columns[i] = [value if type(value) in allowed else _WRONG[allowed] for value in columns[i]]
+        return columns
+
+    def _write(self, statement: Any, rows: list[dict[str, Any]]) -> int:
+        connection = getattr(self._own, "connection", None)
+        if connection is None:
+            raise RuntimeError("writes belong inside transaction()")
+        if not rows:
+            return 0
+        with self._errors():
+            return int(connection.execute(statement, rows).rowcount)
+
+    # -- branches
+
+    def branches(self) -> list[Branch]:
+        t = schema.branches
+        return list(map(Branch, *self._read(select(t.c.id, t.c.origin).order_by(t.c.id), _INT, _TEXT)))
+
+    def add_branch(self, origin: str) -> Branch:
+        highest = max((branch.id for branch in self.branches()), default=0)
+        if highest == MAX_ID:
+            raise StoreError(f"{self.url}: no branch id is left", hint="run `eventchain verify`")
+        branch = Branch(max(highest, 0) + 1, origin)
+        self._write(insert(schema.branches), [branch._asdict()])
+        return branch
+
+    # -- blocks
+
+    def blocks(self, branch: int, first: int, limit: int) -> Blocks:
+        t = schema.blocks
+        return self._blocks(branch, t.c.height >= max(first, 0), t.c.height, limit)
+
+    def last_block(self, branch: int) -> Blocks:
+        t = schema.blocks
+        return self._blocks(branch, t.c.height >= 0, t.c.height.desc(), 1)
+
+    def _blocks(self, branch: int, which: Any, order: Any, limit: int) -> Blocks:
+        t = schema.blocks
+        query = select(t.c.height, t.c.header, t.c.extranonce, t.c.manifest)
+        query = query.where(t.c.branch == branch, which).order_by(order).limit(limit)
+        heights, headers, extranonces, manifests = self._read(query, _INT, _BYTES, _INT, _BYTES)
+        size = HEADER.itemsize
+        if not set(map(len, headers)) <= {size}:
+            headers = [header if len(header) == size else bytes(size) for header in headers]
+        return Blocks(
+            np.array(heights, np.int64),
+            np.frombuffer(bytearray().join(headers), HEADER),  # of a bytearray: the caller may write in it
+            np.array(extranonces, np.int64),
+            list(manifests),
+        )
+
+    def add_blocks(self, branch: int, blocks: Blocks) -> None:
+        keys = ("branch", "height", "header", "extranonce", "manifest")
+        rows = zip(repeat(branch, len(blocks)), *_seal_columns(blocks), blocks.manifests, strict=True)
+        self._write(insert(schema.blocks), [dict(zip(keys, row, strict=True)) for row in rows])
+
+    def solve_blocks(self, branch: int, blocks: Blocks) -> int:
+        t = schema.blocks
+        statement = (
+            update(t)
+            .where(t.c.branch == bindparam("b"), t.c.height == bindparam("h"))
+            .where(func.substr(t.c.header, 69, 4) == bindparam("unmined", UNMINED))
+            .values(header=bindparam("found"), extranonce=bindparam("extra"))
+        )
+        columns = zip(*_seal_columns(blocks), strict=True)
+        rows = [{"b": branch, "h": h, "found": found, "extra": extra} for h, found, extra in columns]
+        return self._write(statement, rows)
+
+    # -- the log
+
+    def tiles(self, branch: int, level: int, first: int, limit: int) -> list[Tile]:
+        t = schema.tiles
+        query = select(t.c.level, t.c.tile, t.c.hashes)
+        query = query.where(t.c.branch == branch, t.c.level == level, t.c.tile >= max(first, 0))
+        return list(map(Tile, *self._read(query.order_by(t.c.tile).limit(limit), _INT, _INT, _BYTES)))
+
+    def pieces(self, branch: int, first: int, limit: int) -> list[Piece]:
+        t = schema.pieces
+        query = select(t.c.tile, t.c.salts, t.c.positions, t.c.digest)
+        query = query.where(t.c.branch == branch, t.c.tile >= max(first, 0)).order_by(t.c.tile).limit(limit)
+        return list(map(Piece, *self._read(query, _INT, _BYTES, _BYTES, _BYTES)))
+
+    def put_tiles(self, branch: int, tiles: list[Tile]) -> None:
+        rows = [{"branch": branch, "level": t.level, "tile": t.index, "hashes": t.hashes} for t in tiles]
+        self._put(schema.tiles, rows)
+
+    def put_pieces(self, branch: int, pieces: list[Piece]) -> None:
+        keys = ("branch", "tile", "salts", "positions", "digest")
+        self._put(schema.pieces, [dict(zip(keys, (branch, *piece), strict=True)) for piece in pieces])
+
+    def _put(self, table: Table, rows: list[dict[str, Any]]) -> None:
+        # Delete and insert, not an upsert: every database understands it, and few rows are ever replaced.
+        keys = table.primary_key.columns.keys()
+        same = (table.c[key] == bindparam(f"old_{key}") for key in keys)
+        self._write(delete(table).where(*same), [{f"old_{key}": row[key] for key in keys} for row in rows])
+        self._write(insert(table), rows)
+
+    # -- the events of child branches
+
+    def events(self, branch: int, after: int | None, limit: int) -> Any:
+        t = schema.branch_events
+        query = select(*(t.c[name] for name in EVENT_SCHEMA.names)).where(t.c.branch == branch)
+        query = query.where(t.c.position > (-1 if after is None else max(after, -1)))
+        types = (_INT, _TEXT, _INT, _TEXT, _TEXT, _INT, _NULLABLE, _NULLABLE)
+        columns = self._read(query.order_by(t.c.position).limit(limit), *types)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, EVENT_SCHEMA, strict=True)]
+        return pa.RecordBatch.from_arrays(arrays, schema=EVENT_SCHEMA)
+
+    def add_events(self, branch: int, batch: Any) -> None:
+        self._write(insert(schema.branch_events), [{"branch": branch, **row} for row in batch.to_pylist()])
+
+    # -- for verify
+
+    def strays(self) -> list[str]:
+        blocks, tiles, pieces, events = schema.blocks, schema.tiles, schema.pieces, schema.branch_events
+        return [
+            *self._strays(blocks, blocks.c.height < 0),
+            *self._strays(tiles, or_(tiles.c.level < 0, tiles.c.level > MAX_LEVEL, tiles.c.tile < 0)),
+            *self._strays(pieces, pieces.c.tile < 0),
+            *self._strays(events, events.c.position < 0),
+        ]
+
+    def _strays(self, table: Table, out_of_range: Any) -> list[str]:
+        known = table.c.branch.in_(select(schema.branches.c.id))
+        stray = or_(known.is_not(true()), out_of_range)
+        keys = list(table.primary_key.columns)
+        query = select(*keys).where(stray).order_by(*keys).limit(MAX_STRAYS)
+        branches = {branch.id for branch in self.branches()}
+        found = []
+        for row in zip(*self._read(query, *[_INT] * len(keys)), strict=True):
+            where = ", ".join(f"{key.name} {value}" for key, value in zip(keys, row, strict=True))
+            why = "out of range" if row[0] in branches else "there is no such branch"
+            found.append(f"{table.name}: {where}: {why}")
+        if len(found) == MAX_STRAYS:  # an edit may add any number of them
+            ((count,),) = self._read(select(func.count()).select_from(table).where(stray), _INT)
+            found.append(f"{table.name}: {count} such rows in all")
+        return found
+
+
+def _seal_columns(blocks: Blocks) -> tuple[list[int], list[bytes], list[int]]:
+    """Heights, header bytes and extranonces as the values that a database takes."""
+    raw = np.ascontiguousarray(blocks.headers).tobytes()
+    size = HEADER.itemsize
+    headers = [raw[i : i + size] for i in range(0, len(raw), size)]
+    return blocks.heights.tolist(), headers, blocks.extranonces.tolist()
