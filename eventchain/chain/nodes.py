@@ -115,7 +115,7 @@ class LogReader:
             raise damaged(f"tile {tile_level}/{first // TILE} is cut short")
         for _ in range(height):
             row = pair_up(row)
-        return row[0].tobytes()
+        return bytes(row[0])
 
     def leaf(self, index: int) -> bytes:
         return self.node(0, index)

@@ -1,0 +1,90 @@
+"""Verification: re-reads everything, trusts nothing, names what is wrong.
+
+It shares the formats with the builder and none of its logic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from eventchain.contracts.chain_store import Branch, ChainStore
+from eventchain.contracts.event_store import EventStore
+from eventchain.errors import FormatError
+from eventchain.formats.anchor import Anchor
+from eventchain.formats.manifest import Manifest
+from eventchain.verify.blocks import Walk, walk_branch
+from eventchain.verify.events import check_events
+from eventchain.verify.findings import Finding, Report
+from eventchain.verify.tree import check_anchors, check_children, check_snapshots
+
+__all__ = ["Finding", "Report", "verify"]
+
+
+def verify(
+    store: ChainStore,
+    events: EventStore,
+    anchors: Sequence[Anchor] = (),
+    *,
+    now: float,
+    progress: Callable[[int], None] = lambda leaves: None,
+) -> Report:
+    """Check a whole chain store against its event store and the anchors.
+
+    ``now`` is the verifier's clock in unix seconds; ``progress`` is told of every run of leaves checked.
+    Raises StoreError where a store cannot be read at all.
+    """
+    report = Report()
+    walks: dict[str, Walk] = {}
+    for branch in _parents_first(store, report):
+        walks[branch.origin] = walk_branch(store, branch, walks, report, now)
+    trunk = next(iter(walks.values()), None)
+    if trunk is None or not trunk.blocks:
+        report.add("branch", "the chain store holds no chain")
+    else:
+        policy = trunk.blocks[0].said.policy if trunk.blocks[0].said else None
+        if policy is not None and policy.source != events.source:
+            report.add(
+                "policy",
+                f"the chain seals events of {policy.source}, this store is {events.source}",
+                origin=trunk.origin,
+                height=0,
+            )
+        check_children(walks, report)
+    for walk in walks.values():
+        if walk is trunk:
+            check_events(store, walk, events.read, report, progress, backlog=True)
+        else:
+            read = lambda after, limit, branch=walk.branch.id: store.events(branch, after, limit)  # noqa: E731
+            check_events(store, walk, read, report, progress, backlog=False)
+            check_snapshots(store, walk, report)
+    for stray in store.strays():
+        report.add("stray", stray)
+    check_anchors(walks, anchors, report)
+    report.blocks = sum(len(walk.blocks) for walk in walks.values())
+    report.sealed_blocks = sum(block.seal is not None for walk in walks.values() for block in walk.blocks)
+    if trunk is not None and report.clean:
+        sealed = [block for block in trunk.blocks if block.seal is not None]
+        if sealed:
+            report.newest = Anchor(trunk.origin, sealed[-1].height, sealed[-1].link, sealed[-1].seal)
+    return report
+
+
+def _parents_first(store: ChainStore, report: Report) -> list[Branch]:
+    """All branches, each after the one that it forks from; those that fork in a circle come last."""
+    waiting: dict[str, tuple[Branch, str | None]] = {}
+    for branch in store.branches():
+        if branch.origin in waiting:
+            report.add("branch", "two branches of one origin", origin=branch.origin)
+            continue
+        first = store.blocks(branch.id, 0, 1)
+        try:
+            fork = Manifest.parse(first.manifests[0]).fork if len(first) else None
+        except FormatError:
+            fork = None  # a finding of the walk
+        waiting[branch.origin] = branch, fork.origin if fork else None
+    ordered: list[Branch] = []
+    while waiting:
+        ready = [origin for origin, (_, parent) in waiting.items() if parent not in waiting]
+        for origin in ready or list(waiting):
+            ordered.append(waiting.pop(origin)[0])
+    return ordered

@@ -1,0 +1,148 @@
+"""The backlog: what the event store holds and the log does not, read ahead and cut into blocks of leaves."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from eventchain.chain.build import NO_LEAVES, Leaves
+from eventchain.chain.nodes import LogReader
+from eventchain.chain.tip import Tip
+from eventchain.contracts.chain_store import ChainStore
+from eventchain.contracts.event_store import EventStore
+
+READ_ROWS = 32_768
+READ_BYTES = 64 * 2**20
+"""What is read at a time is kept near this size, whatever the size of the events."""
+READY = 2
+"""Chunks kept ready: the reader works while blocks are built and stored, and memory stays flat."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Blocks of leaves to build; the first ``late[i]`` leaves of block i are late."""
+
+    blocks: list[Leaves]
+    late: list[int]
+
+    def split(self, count: int) -> tuple[Chunk, Chunk | None]:
+        """The first ``count`` blocks, and the rest if there is one."""
+        rest = Chunk(self.blocks[count:], self.late[count:])
+        return Chunk(self.blocks[:count], self.late[:count]), rest if rest.blocks else None
+
+
+def chunks(store: ChainStore, tip: Tip, events: EventStore, block_events: int) -> Iterator[Chunk]:
+    """Everything that the event store holds now above the tip's position, and below it what is late."""
+    per_block = min(block_events, tip.policy.events)
+    late = _late(store, tip, events) if tip.policy.late else NO_LEAVES
+    held = NO_LEAVES
+    for leaves in _leaves(events, tip.position):
+        held = Leaves.join([held, leaves]) if len(held) else leaves
+        chunk, late, held = _cut(held, late, per_block, tip.policy.late, whole=True)
+        if chunk.blocks:
+            yield chunk
+    chunk, _, _ = _cut(held, late, per_block, tip.policy.late, whole=False)
+    if chunk.blocks:
+        yield chunk
+
+
+def _leaves(events: EventStore, after: int | None) -> Iterator[Leaves]:
+    head = events.head()
+    rows = READ_ROWS
+    while head is not None and (after is None or after < head):
+        batch = events.read(after, rows)
+        if not batch.num_rows:
+            return
+        after = batch["position"][-1].as_py()
+        safe = int(np.searchsorted(batch["position"].to_numpy(), head, side="right"))
+        if safe:
+            yield Leaves.of(batch.slice(0, safe))
+        rows = max(16, min(READ_ROWS, READ_BYTES * batch.num_rows // max(1, batch.nbytes)))
+
+
+def _cut(
+    held: Leaves, late: Leaves, per_block: int, per_late: int, *, whole: bool
+) -> tuple[Chunk, Leaves, Leaves]:
+    """Blocks of ``per_block`` leaves, late ones first in each; what is left of both. ``whole``: keep a
+    last block that is not full for later."""
+    blocks: list[Leaves] = []
+    counts: list[int] = []
+    while len(held) or len(late):
+        first = min(len(late), per_late, per_block)
+        if whole and first + len(held) < per_block:
+            break
+        blocks.append(Leaves.join([late[:first], held[: per_block - first]]) if first else held[:per_block])
+        counts.append(first)
+        held, late = held[per_block - first :], late[first:]
+    return Chunk(blocks, counts), late, held
+
+
+def _late(store: ChainStore, tip: Tip, events: EventStore) -> Leaves:
+    """Events that became visible below the position covered so far, ascending: a pass over the store, which
+    only chains pay whose policy allows late events."""
+    if tip.position is None:
+        return NO_LEAVES
+    known = np.sort(LogReader(store, tip.branch.id).positions(0, tip.log.size))
+    found: list[Leaves] = []
+    after: int | None = None
+    while True:
+        batch = events.read(after, READ_ROWS)
+        positions: Any = batch["position"].to_numpy()
+        below = positions <= tip.position
+        strange = below & (known[np.minimum(np.searchsorted(known, positions), len(known) - 1)] != positions)
+        if strange.any():
+            found.append(Leaves.of(batch.filter(pa.array(strange))))
+        if not len(positions) or not below.all():
+            return Leaves.join(found) if found else NO_LEAVES
+        after = int(positions[-1])
+
+
+@contextmanager
+def ahead(items: Iterator[T]) -> Iterator[Iterator[T]]:
+    """The same items, made by a thread of their own; an error there is raised here."""
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(READY)
+    stopped = threading.Event()
+
+    def put(item: T | None, error: BaseException | None = None) -> None:
+        while not stopped.is_set():
+            try:
+                ready.put((item, error), timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                put(item)
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # raised where the items are used
+            put(None, error)
+
+    def taken() -> Iterator[T]:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+
+    thread = threading.Thread(target=work, name="reading events", daemon=True)
+    thread.start()
+    try:
+        yield taken()
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,219 @@
+"""Sealing a backlog: events are read, hashed and linked ahead while the devices mine.
+
+The main thread owns the chain store. A reader thread keeps a few batches of hashed leaves ready, the
+engine's threads search, and every turn of the loop commits what was built and what was found. Built blocks
+are durable before they are searched, so an interruption loses at most the searches in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eventchain.chain.backlog import Chunk, ahead, chunks
+from eventchain.chain.build import CLOCK_TOLERANCE, Builder, Built, Clock
+from eventchain.chain.tip import SCAN, Tip
+from eventchain.contracts.chain_store import Blocks, ChainStore
+from eventchain.contracts.event_store import EventStore
+from eventchain.errors import PolicyError
+from eventchain.formats.manifest import Manifest
+from eventchain.mining.engine import Engine
+
+AHEAD = 16_384
+"""Blocks searched at once, at most: enough for any device, little enough to hold."""
+TURN = 0.5
+"""Seconds that a turn waits for solutions when there is nothing to build."""
+_HEIGHT_BITS = 40
+
+
+@dataclass
+class Progress:
+    """How far a sealing run is; all counts are of this run. ``rate``: hashes a second over all devices now;
+    ``expected_hashes``: what the blocks that are searched still cost on average; ``sealed_position``: the
+    trunk's highest sealed position."""
+
+    events_built: int = 0
+    events_sealed: int = 0
+    blocks_built: int = 0
+    blocks_sealed: int = 0
+    hashes: int = 0
+    rate: float = 0.0
+    expected_hashes: int = 0
+    sealed_position: int | None = None
+
+
+class Sealer:
+    """Seals a chain store's backlog. Use inside ``store.writer()``."""
+
+    def __init__(
+        self, store: ChainStore, engine: Engine, clock: Clock, events: EventStore | None = None
+    ) -> None:
+        self.builder = Builder(store, clock)
+        self.progress = Progress()
+        self._store = store
+        self._engine = engine
+        self._clock = clock
+        self._events = events
+        self._branches = {tip.branch.id: tip for tip in self.builder.tips.values()}
+        self._unsealed: dict[tuple[int, int], tuple[int, int | None]] = {}  # block -> its log size, position
+        self._sealed_size = self._size_sealed()
+
+    def resume(self) -> None:
+        """Search again what was built and not mined."""
+        for tip in self.builder.tips.values():
+            first = tip.sealed_height + 1
+            while len(blocks := self._store.blocks(tip.branch.id, first, SCAN)):
+                self._submit(Built(tip.branch.id, blocks))
+                first = int(blocks.heights[-1]) + 1
+
+    def build(self, built: Built) -> None:
+        """Take on blocks that were added by the builder in a transaction that has been committed."""
+        self.progress.blocks_built += len(built.blocks)
+        self._branches = {tip.branch.id: tip for tip in self.builder.tips.values()}
+        self._submit(built)
+
+    def seal_all(self, report: Callable[[Progress], None] = lambda progress: None) -> None:
+        """Mine until every built block is sealed."""
+        while self._engine.outstanding:
+            self._turn(None, TURN)
+            report(self.progress)
+
+    def seal_backlog(
+        self,
+        block_events: int,
+        report: Callable[[Progress], None] = lambda progress: None,
+        *,
+        link_only: bool = False,
+    ) -> None:
+        """Build and mine until every event that the store held at the start is sealed.
+
+        ``link_only``: build and link the blocks and leave the mining to a later run.
+        Raises PolicyError where the event store's source or clock does not fit.
+        """
+        assert self._events is not None
+        trunk = self.builder.trunk
+        if trunk.policy.source != self._events.source:
+            raise PolicyError(
+                f"the chain seals events of {trunk.policy.source}, this store is {self._events.source}",
+                hint="check `store` in the configuration",
+            )
+        with ahead(chunks(self._store, trunk, self._events, block_events)) as batches:
+            pending: Chunk | None = next(batches, None)
+            while pending is not None or (self._engine.outstanding and not link_only):
+                room = self.builder.room(trunk)
+                if not link_only:
+                    room = min(room, AHEAD - self._engine.outstanding)
+                if pending is not None and room > 0:
+                    now, pending = pending.split(room)
+                    self._turn(now, 0.0, search=not link_only)
+                    pending = pending or next(batches, None)
+                elif link_only:
+                    raise PolicyError(
+                        f"block {trunk.height + 1} may not be built: the newest sealed block would be more than "
+                        f"the {trunk.policy.lag} blocks behind that the policy allows",
+                        hint="mine what is linked first",
+                    )
+                else:
+                    self._turn(None, TURN)
+                report(self.progress)
+            if link_only:
+                return
+        with self._store.transaction():
+            lines = self.builder.add_child_lines(trunk)
+        if lines is not None:
+            self.build(lines)
+            self.seal_all(report)
+
+    # -- one turn: build, collect, commit
+
+    def _turn(self, chunk: Chunk | None, timeout: float, *, search: bool = True) -> None:
+        mined = self._engine.collect(timeout) if search else None
+        if chunk is None and (mined is None or not len(mined.keys)):
+            self._measure()
+            return
+        built: Built | None = None
+        with self._store.transaction():
+            if mined is not None and len(mined.keys):
+                for branch, rows in _by_branch(mined.keys):
+                    solved = Blocks(
+                        mined.keys[rows] & ((1 << _HEIGHT_BITS) - 1),
+                        mined.headers[rows],
+                        mined.extranonces[rows].astype(np.int64),
+                        [],
+                    )
+                    self._store.solve_blocks(branch, solved)
+            if chunk is not None:
+                self._check_clock()
+                built = self.builder.extend(self.builder.trunk, chunk.blocks, chunk.late)
+        if mined is not None:  # durable now, so its seals may be named
+            self._advance(mined)
+        if built is not None:
+            assert chunk is not None
+            self.progress.events_built += sum(map(len, chunk.blocks))
+            self.progress.blocks_built += len(chunk.blocks)
+            if search:
+                self._submit(built)
+        self._measure()
+
+    def _submit(self, built: Built) -> None:
+        blocks = built.blocks
+        waiting = np.flatnonzero(blocks.headers["time"] == 0)
+        manifests = [Manifest.parse(raw) for raw in blocks.manifests]
+        for row, said in enumerate(manifests):
+            self._unsealed[built.branch, int(blocks.heights[row])] = said.size, said.position
+        if len(waiting):
+            self._engine.submit(
+                (built.branch << _HEIGHT_BITS) | blocks.heights[waiting],
+                blocks.headers[waiting],
+                [blocks.manifests[row] for row in waiting],
+                np.array([manifests[row].built for row in waiting], np.int64),
+            )
+
+    def _advance(self, mined: Any) -> None:
+        headers = np.ascontiguousarray(mined.headers)
+        for row, key in enumerate(mined.keys.tolist()):
+            tip = self._branches[key >> _HEIGHT_BITS]
+            before = tip.sealed_height
+            tip.mined(key & ((1 << _HEIGHT_BITS) - 1), headers[row].tobytes(), int(mined.extranonces[row]))
+            for height in range(before + 1, tip.sealed_height + 1):
+                self._block_sealed(tip, height)
+
+    def _block_sealed(self, tip: Tip, height: int) -> None:
+        size, position = self._unsealed.pop((tip.branch.id, height))
+        self.progress.blocks_sealed += 1
+        if tip is self.builder.trunk:
+            self.progress.events_sealed = size - self._sealed_size
+            self.progress.sealed_position = position
+
+    def _size_sealed(self) -> int:
+        """The size of the trunk's log at its newest sealed block."""
+        if not self.builder.tips or self.builder.trunk.sealed is None:
+            return 0
+        trunk = self.builder.trunk
+        return Manifest.parse(self._store.blocks(trunk.branch.id, trunk.sealed_height, 1).manifests[0]).size
+
+    def _measure(self) -> None:
+        self.progress.hashes = self._engine.hashes
+        self.progress.rate = sum(self._engine.rate().values()) * 1e6
+        self.progress.expected_hashes = self._engine.expected_hashes
+
+    def _check_clock(self) -> None:
+        assert self._events is not None
+        apart = self.builder.now() - self._events.now()
+        if abs(apart) > CLOCK_TOLERANCE:
+            raise PolicyError(
+                f"the event store's clock and the blocks' are {abs(apart)} seconds apart",
+                hint="set both clocks right; a block must not claim another time than its events' store",
+            )
+
+
+def _by_branch(keys: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """The rows of each branch among the keys, by rising height."""
+    branches = keys >> _HEIGHT_BITS
+    for branch in np.unique(branches):
+        rows = np.flatnonzero(branches == branch)
+        yield int(branch), rows[np.argsort(keys[rows])]

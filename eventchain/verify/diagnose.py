@@ -1,0 +1,398 @@
+"""Names what happened to events that do not match their leaves.
+
+A leaf covers the event's position, so an event that was only moved still fits its old leaf once that
+leaf's position is put in the place of its own. That is tried for nearby leaves first (a row deleted and
+the rest renumbered shifts everything after it by one), then for whatever is left over. What fits no leaf
+was altered or inserted; a leaf that no event fits has lost its event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from eventchain.errors import FormatError
+from eventchain.formats.event import EVENT_SCHEMA, empty_batch
+from eventchain.formats.leaf import leaf_hashes
+from eventchain.formats.log import Hashes
+from eventchain.verify.blocks import Block, Walk
+from eventchain.verify.findings import Report
+from eventchain.verify.leaves import NOWHERE, LeafTable, Window
+
+NEAR = 64
+"""How many leaves to each side are tried for the first event of a shifted run."""
+TRIES = 64
+"""Runs looked for in a window before the rest is called altered."""
+POOL = 512
+"""Events and leaves without a partner that are held against one another at the end."""
+NAMED = 1000
+"""Findings of one kind that are named one by one; more are counted."""
+
+
+def safe_leaf_hashes(batch: Any, salts: NDArray[np.uint8]) -> Hashes:
+    """Leaf hashes, zero for an event that was edited into something too long to be an entry."""
+    try:
+        return leaf_hashes(batch, salts)
+    except FormatError:
+        if batch.num_rows == 1:
+            return np.zeros((1, 32), np.uint8)
+        half = batch.num_rows // 2
+        parts = [safe_leaf_hashes(batch.slice(0, half), salts[:half])]
+        parts.append(safe_leaf_hashes(batch.slice(half), salts[half:]))
+        return np.concatenate(parts)
+
+
+def at_positions(batch: Any, positions: NDArray[np.int64]) -> Any:
+    """The batch as if its events stood at these positions."""
+    return batch.set_column(0, EVENT_SCHEMA.field(0), pa.array(positions, pa.int64()))
+
+
+@dataclass
+class Suspects:
+    """Events and leaves of a window that do not fit.
+
+    events: Arrow batch; leaves: (n,) int64, the log index of each event's leaf by position, −1 for none;
+    lacking: (m,) int64, log indices of leaves at whose position no event stands.
+    """
+
+    events: Any
+    leaves: NDArray[np.int64]
+    lacking: NDArray[np.int64]
+
+    @classmethod
+    def none(cls) -> Suspects:
+        return cls(empty_batch(), np.empty(0, np.int64), np.empty(0, np.int64))
+
+    def differ(self, events: Any, leaves: NDArray[np.int64]) -> None:
+        """Events that do not hash to the leaf at their position."""
+        self.events = _concat(self.events, events)
+        self.leaves = np.concatenate([self.leaves, leaves])
+
+    def extra(self, events: Any) -> None:
+        """Events at a position that no leaf has."""
+        self.differ(events, np.full(events.num_rows, NOWHERE, np.int64))
+
+    def lack(self, leaves: NDArray[np.int64]) -> None:
+        self.lacking = np.concatenate([self.lacking, leaves])
+
+    def acquit(self, first: int, end: int) -> None:
+        """The leaves of this range were wrong, not the events."""
+        keep = (self.leaves < first) | (self.leaves >= end)
+        self.events, self.leaves = _take(self.events, keep), self.leaves[keep]
+
+    def touch(self, first: int, end: int) -> bool:
+        """Whether any suspect belongs to this range of leaves."""
+        return bool(
+            ((self.leaves >= first) & (self.leaves < end)).any()
+            or ((self.lacking >= first) & (self.lacking < end)).any()
+        )
+
+    def __bool__(self) -> bool:
+        return bool(len(self.leaves) or len(self.lacking))
+
+
+@dataclass
+class _Shift:
+    """A run of events that stand where the leaf ``by`` places on stood before."""
+
+    by: int
+    first: int
+    last: int
+    first_position: int
+    last_position: int
+    count: int
+    block: Block | None
+
+
+class Diagnosis:
+    """Takes the suspects of one window after another and reports what happened to them."""
+
+    def __init__(self, walk: Walk, table: LeafTable, report: Report) -> None:
+        self._walk = walk
+        self._table = table
+        self._report = report
+        self._left = Suspects.none()
+        self._shift: _Shift | None = None
+        self._filled: set[int] = set()  # leaves whose event was found elsewhere
+        self._counts: dict[str, int] = {}
+
+    def take(self, window: Window, suspects: Suspects) -> None:
+        if suspects:
+            self._shifts(window, suspects)
+        pool = Suspects(
+            _concat(self._left.events, suspects.events),
+            np.concatenate([self._left.leaves, suspects.leaves]),
+            np.concatenate([self._left.lacking, suspects.lacking]),
+        )
+        self._left = pool
+        if len(pool.leaves) > POOL or len(pool.lacking) > POOL:
+            self._settle()
+
+    def finish(self) -> None:
+        self._settle()
+        self._end_shift()
+        for kind, count in self._counts.items():
+            if count > NAMED:
+                self._report.add(
+                    kind, f"{count - NAMED} more of this kind", origin=self._walk.origin, count=count - NAMED
+                )
+
+    # -- runs shifted by a constant
+
+    def _shifts(self, window: Window, suspects: Suspects) -> None:
+        for _ in range(TRIES):
+            by = self._nearby(suspects)
+            if by is None:
+                return
+            own = suspects.leaves != NOWHERE
+            target = np.where(own, suspects.leaves + by, NOWHERE)
+            fits = self._fit(suspects.events, target)
+            first = int(np.flatnonzero(fits)[0])
+            after = np.flatnonzero(~fits[first:])
+            run = slice(first, first + int(after[0]) if len(after) else len(fits))
+            if run.stop - run.start < 2:  # a pair that changed places is no run
+                return
+            self._add_shift(by, suspects, run, window)
+            filled = suspects.leaves[run] + by
+            self._filled.update(
+                filled.tolist() if len(filled) <= 4 * NEAR else (filled[-4 * NEAR :]).tolist()
+            )
+            keep = np.ones(len(fits), np.bool_)
+            keep[run] = False
+            # A leaf whose event left with the run, and which nothing else fills, has lost its event.
+            emptied = np.setdiff1d(suspects.leaves[run], filled)
+            suspects.lack(emptied[~np.isin(emptied, list(self._filled))])
+            suspects.lacking = np.unique(suspects.lacking[~np.isin(suspects.lacking, filled)])
+            suspects.events, suspects.leaves = _take(suspects.events, keep), suspects.leaves[keep]
+
+    def _nearby(self, suspects: Suspects) -> int | None:
+        """How far the first events that fit a leaf near their own are shifted, if there are two."""
+        rows = np.flatnonzero(suspects.leaves != NOWHERE)[:8]
+        for row in rows:
+            own = int(suspects.leaves[row])
+            around = np.arange(max(0, own - NEAR), min(self._walk.size, own + NEAR + 1))
+            repeated = suspects.events.take(pa.array(np.full(len(around), row)))
+            hits = np.flatnonzero(self._fit(repeated, around))
+            if len(hits) and around[hits[0]] != own:
+                return int(around[hits[0]]) - own
+        return None
+
+    def _fit(self, events: Any, leaves: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each event, put at its leaf's position, hashes to the leaf; false where there is none."""
+        fits = np.zeros(len(leaves), np.bool_)
+        real = np.flatnonzero((leaves >= 0) & (leaves < self._walk.size))
+        if not len(real):
+            return fits
+        low, high = int(leaves[real].min()), int(leaves[real].max()) + 1
+        salts, positions, _ = self._table.beside(low, high)
+        hashes = self._table.hashes(low, high)
+        at = leaves[real] - low
+        moved = at_positions(events.take(pa.array(real)), positions[at])
+        fits[real] = (safe_leaf_hashes(moved, salts[at]) == hashes[at]).all(axis=1)
+        return fits
+
+    def _add_shift(self, by: int, suspects: Suspects, run: slice, window: Window) -> None:
+        first, last = int(suspects.leaves[run.start]), int(suspects.leaves[run.stop - 1])
+        where = suspects.events["position"].to_numpy()[run]
+        shift = self._shift
+        if shift is not None and shift.by == by and first - shift.last <= 1:
+            shift.last, shift.last_position = last, int(where[-1])
+            shift.count += len(where)
+            return
+        self._end_shift()
+        self._shift = _Shift(
+            by, first, last, int(where[0]), int(where[-1]), len(where), window.block_of(first)
+        )
+
+    def _end_shift(self) -> None:
+        shift, self._shift = self._shift, None
+        if shift is None:
+            return
+        way = "down" if shift.by > 0 else "up"
+        self._report.add(
+            "shifted",
+            f"{shift.count} events stand {abs(shift.by)} places further {way}: "
+            f"shifted by {abs(shift.by)} from {shift.first_position} to {shift.last_position}",
+            origin=self._walk.origin,
+            height=shift.block.height if shift.block else None,
+            position=shift.first_position,
+            last=shift.last_position,
+            count=shift.count,
+        )
+
+    # -- what is left
+
+    def _settle(self) -> None:
+        """Pair up leftover events and leaves, then name the rest."""
+        pool, self._left = self._left, Suspects.none()
+        pool.lacking = pool.lacking[~np.isin(pool.lacking, list(self._filled))]
+        targets = np.unique(np.concatenate([pool.leaves[pool.leaves != NOWHERE], pool.lacking]))
+        found: dict[int, int] = {}  # event row -> the leaf it belongs to
+        if len(pool.leaves) and len(pool.leaves) <= 2 * POOL and len(targets) <= 2 * POOL:
+            for row in range(len(pool.leaves)):
+                hit = self._belongs(pool.events, row, targets)
+                if hit is not None:
+                    found[row] = hit
+        emptied = {int(leaf) for row, leaf in enumerate(pool.leaves) if row in found and leaf != NOWHERE}
+        lost = (set(pool.lacking.tolist()) | emptied) - set(found.values()) - self._filled
+        self._moved(pool, found)
+        for row in range(len(pool.leaves)):
+            if row not in found:
+                self._unmatched(pool.events, row, int(pool.leaves[row]))
+        self._missing(np.array(sorted(lost), np.int64))
+
+    def _belongs(self, events: Any, row: int, targets: NDArray[np.int64]) -> int | None:
+        if not len(targets):
+            return None
+        one = events.take(pa.array(np.full(len(targets), row)))
+        hits = np.flatnonzero(self._fit(one, targets))
+        if not len(hits):  # or the leaf's recorded position was edited, and the event never moved
+            hits = np.flatnonzero(self._fit_in_place(one, targets))
+        return int(targets[hits[0]]) if len(hits) else None
+
+    def _fit_in_place(self, events: Any, leaves: NDArray[np.int64]) -> NDArray[np.bool_]:
+        salts = np.concatenate([self._table.beside(int(leaf), int(leaf) + 1)[0] for leaf in leaves])
+        hashes = np.concatenate([self._table.hashes(int(leaf), int(leaf) + 1) for leaf in leaves])
+        fits: NDArray[np.bool_] = (safe_leaf_hashes(events, salts) == hashes).all(axis=1)
+        return fits
+
+    def _moved(self, pool: Suspects, found: dict[int, int]) -> None:
+        positions = pool.events["position"].to_numpy()
+        told: set[int] = set()
+        for row, leaf in found.items():
+            if row in told:
+                continue
+            recorded = int(self._table.beside(leaf, leaf + 1)[1][0])
+            own = int(positions[row])
+            partner = next(
+                (other for other, goal in found.items() if goal == pool.leaves[row] != NOWHERE), None
+            )
+            if self._fit_in_place(pool.events.slice(row, 1), np.array([leaf])).all():
+                self._tell(
+                    "salt-replaced",
+                    f"the chain store records position {recorded} for the event sealed at {own}",
+                    leaf,
+                    pool.events,
+                    row,
+                )
+            elif partner is not None and pool.leaves[partner] == leaf and partner != row:
+                told.add(partner)
+                self._tell(
+                    "reordered",
+                    f"stands at {own} and changed places with the one at {recorded}",
+                    leaf,
+                    pool.events,
+                    row,
+                )
+            else:
+                self._tell(
+                    "reordered", f"was sealed at {recorded} and stands at {own}", leaf, pool.events, row
+                )
+
+    def _unmatched(self, events: Any, row: int, leaf: int) -> None:
+        if leaf == NOWHERE:
+            position = events["position"][row].as_py()
+            if self._blind(position):
+                return  # the piece that would know this position is a finding itself
+            self._tell("inserted", "was never sealed", None, events, row)
+        elif self._table.beside(leaf, leaf + 1)[2][0]:
+            self._tell("salt-replaced", "cannot be proven: its salt was replaced", leaf, events, row)
+        elif not self._table.hashes(leaf, leaf + 1).any():
+            return  # the tile that would know this leaf is a finding itself
+        else:
+            self._tell("altered", "is not the event that was sealed", leaf, events, row)
+
+    def _missing(self, leaves: NDArray[np.int64]) -> None:
+        """Leaves without an event, one finding for each run."""
+        for run in np.split(leaves, np.flatnonzero(np.diff(leaves) != 1) + 1):
+            if not len(run):
+                continue
+            first, last = int(run[0]), int(run[-1])
+            _, positions, replaced = self._table.beside(first, last + 1)
+            if (positions == NOWHERE).all():
+                continue  # the piece that would know their positions is a finding itself
+            block = self._block(first)
+            message = (
+                "is not in the event store"
+                if len(run) == 1
+                else f"{len(run)} events are not in the event store"
+            )
+            if replaced.any():
+                message += " at the position recorded, and the record was edited"
+            self._report.add(
+                "salt-replaced" if replaced.any() else "missing",
+                message,
+                origin=self._walk.origin,
+                height=block.height if block else None,
+                position=int(positions[0]),
+                last=int(positions[-1]) if len(run) > 1 else None,
+                count=len(run),
+            )
+
+    def _blind(self, position: int) -> bool:
+        """Whether the position lies where pieces are missing."""
+        return any(low < position <= high for low, high in self._gaps())
+
+    def _gaps(self) -> Iterator[tuple[int, int]]:
+        below = NOWHERE
+        gap = False
+        for block in self._walk.blocks:
+            if block.said is None or block.said.position is None:
+                continue
+            positions = self._table.beside(block.first, block.end)[1]
+            gap = bool((positions == NOWHERE).any())
+            if gap:
+                yield below, block.said.position
+            below = block.said.position
+
+    def _tell(self, kind: str, message: str, leaf: int | None, events: Any, row: int) -> None:
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        if self._counts[kind] > NAMED:
+            return
+        position = events["position"][row].as_py()
+        block = self._block(leaf) if leaf is not None else self._block_over(position)
+        self._report.add(
+            kind,
+            message,
+            origin=self._walk.origin,
+            height=block.height if block else None,
+            position=position,
+            stream=_text(events["stream"], row),
+            id=_text(events["id"], row),
+        )
+
+    def _block(self, leaf: int) -> Block | None:
+        return next((block for block in self._walk.blocks if block.end > leaf), None)
+
+    def _block_over(self, position: int) -> Block | None:
+        """The block in whose range a position lies."""
+        return next(
+            (
+                block
+                for block in self._walk.blocks
+                if block.said is not None
+                and (block.said.position if block.said.position is not None else -1) >= position
+            ),
+            None,
+        )
+
+
+def _text(column: Any, row: int) -> str:
+    """A text value for people; an edited row may hold bytes that are not UTF-8."""
+    raw = column[row].as_buffer()
+    return bytes(raw).decode("utf-8", "replace") if raw is not None else ""
+
+
+def _take(batch: Any, keep: NDArray[np.bool_]) -> Any:
+    return batch if keep.all() else batch.take(pa.array(np.flatnonzero(keep)))
+
+
+def _concat(one: Any, other: Any) -> Any:
+    if not one.num_rows or not other.num_rows:
+        return other if other.num_rows else one
+    return pa.Table.from_batches([one, other], EVENT_SCHEMA).combine_chunks().to_batches()[0]

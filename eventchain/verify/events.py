@@ -1,0 +1,216 @@
+"""Re-reads every event of a branch and holds it against its leaf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from eventchain.contracts.chain_store import ChainStore
+from eventchain.formats.log import Hashes, root_of
+from eventchain.verify.blocks import Block, Walk
+from eventchain.verify.diagnose import Diagnosis, Suspects, safe_leaf_hashes
+from eventchain.verify.findings import Report
+from eventchain.verify.leaves import NOWHERE, LeafTable, RootCheck, UpperTiles, Window, windows
+
+Reader = Callable[[int | None, int], Any]
+"""Gives events above a position, as an event store's ``read`` does."""
+READ = 32_768
+Progress = Callable[[int], None]
+
+
+class EventCursor:
+    """Reads forward through the events, by position."""
+
+    def __init__(self, read: Reader) -> None:
+        self._read = read
+        self._after: int | None = None
+        self._held: Any = None
+
+    def upto(self, position: int) -> Iterator[Any]:
+        """Batches of the events not read yet whose position is at most this."""
+        while True:
+            batch = self._held if self._held is not None else self._next()
+            self._held = None
+            if batch is None:
+                return
+            cut = int(np.searchsorted(batch["position"].to_numpy(), position, side="right"))
+            if cut:
+                yield batch.slice(0, cut)
+            if cut < batch.num_rows:
+                self._held = batch.slice(cut)
+                return
+
+    def more(self) -> int:
+        """How many events follow; reads them all."""
+        count = 0
+        while (batch := self._held if self._held is not None else self._next()) is not None:
+            count += batch.num_rows
+            self._held = None
+        return count
+
+    def _next(self) -> Any:
+        batch = self._read(self._after, READ)
+        if not batch.num_rows:
+            return None
+        self._after = batch["position"][-1].as_py()
+        return batch
+
+
+def check_events(
+    store: ChainStore, walk: Walk, read: Reader, report: Report, progress: Progress, *, backlog: bool
+) -> None:
+    """Check one branch's log, leaves and events. ``backlog``: say so where events follow the log."""
+    check = _Check(store, walk, read, report)
+    for window in windows(walk, check.table):
+        check.window(window)
+        progress(window.end - window.first)
+        report.events += window.end - window.first
+    check.finish(backlog)
+
+
+class _Check:
+    def __init__(self, store: ChainStore, walk: Walk, read: Reader, report: Report) -> None:
+        self._walk = walk
+        self._read = read
+        self._report = report
+        self.table = LeafTable(store, walk, report)
+        self.table.check_shape()
+        self._cursor = EventCursor(read)
+        self._roots = RootCheck(walk, report)
+        self._upper = UpperTiles(store, walk, report)
+        self._diagnosis = Diagnosis(walk, self.table, report)
+        self._late = self._late_positions()
+        self._covered = NOWHERE  # the highest position of the windows so far
+
+    def window(self, window: Window) -> None:
+        self._check_positions(window)
+        derived, suspects = self._match(window)
+        lost = False
+        for block in self._roots.broken(window):
+            rows = slice(block.first - window.first, block.end - window.first)
+            lost |= not self._repair(window, block, rows, derived[rows], suspects)
+        self._roots.follow(window, window.hashes, lost)
+        self._upper.take(window.hashes)
+        self._diagnosis.take(window, suspects)
+
+    def finish(self, backlog: bool) -> None:
+        self._diagnosis.finish()
+        self._upper.check()
+        if backlog and (waiting := self._cursor.more()):
+            self._report.add(
+                "backlog",
+                f"{waiting} events are not in the chain yet",
+                origin=self._walk.origin,
+                count=waiting,
+                notice=True,
+            )
+
+    # -- events to leaves, by position
+
+    def _match(self, window: Window) -> tuple[Hashes, Suspects]:
+        """Hash every event as the leaf at its position. Returns the leaves as the events say they are
+        (stored ones where no event stands), and what does not fit."""
+        derived, suspects = window.hashes.copy(), Suspects.none()
+        seen = np.zeros(len(derived), np.bool_)
+
+        def match(batch: Any, indices: NDArray[np.int64]) -> None:
+            hashes = safe_leaf_hashes(batch, window.salts[indices])
+            seen[indices] = True
+            derived[indices] = hashes
+            wrong = np.flatnonzero((hashes != window.hashes[indices]).any(axis=1))
+            if len(wrong):
+                suspects.differ(batch.take(pa.array(wrong)), window.first + indices[wrong])
+
+        main = np.flatnonzero(~window.late & (window.positions != NOWHERE))
+        main = main[np.argsort(window.positions[main], kind="stable")]
+        places = window.positions[main]
+        for batch in self._cursor.upto(self._top(window)):
+            positions = batch["position"].to_numpy()
+            at = np.searchsorted(places, positions)
+            known = at < len(places)
+            known[known] = places[at[known]] == positions[known]
+            if known.all():
+                match(batch, main[at])
+                continue
+            match(batch.filter(pa.array(known)), main[at[known]])
+            suspects.extra(batch.filter(pa.array(~known & ~np.isin(positions, self._late))))
+        for index in np.flatnonzero(window.late & (window.positions != NOWHERE)):
+            position = int(window.positions[index])
+            batch = self._read(position - 1 if position > 0 else None, 1)
+            if batch.num_rows and batch["position"][0].as_py() == position:
+                match(batch, np.array([index]))
+        suspects.lack(window.first + np.flatnonzero(~seen))
+        return derived, suspects
+
+    def _top(self, window: Window) -> int:
+        """The highest position that the window covers, as its blocks state it."""
+        for block in window.blocks:
+            if block.said is not None and block.said.position is not None:
+                self._covered = max(self._covered, block.said.position)
+        return self._covered
+
+    def _repair(self, window: Window, block: Block, rows: slice, derived: Hashes, suspects: Suspects) -> bool:
+        """A block's stored leaf hashes do not give its root. Where those of the events do, only the tile is
+        wrong: put the leaves right and acquit the events. Returns whether that was so."""
+        assert block.said is not None
+        changed = np.flatnonzero((window.hashes[rows] != derived).any(axis=1))
+        if len(changed) and root_of(derived) == block.said.leaves:
+            self._report.add(
+                "tile",
+                f"{len(changed)} of its stored leaf hashes are not the sealed ones, leaf "
+                f"{block.first + int(changed[0])} first; the events are as they were sealed",
+                origin=self._walk.origin,
+                height=block.height,
+            )
+            window.hashes[rows] = derived
+            suspects.acquit(block.first, block.end)
+            return True
+        self._report.add(
+            "tile",
+            "its stored leaf hashes do not give its root",
+            origin=self._walk.origin,
+            height=block.height,
+        )
+        return False
+
+    # -- positions
+
+    def _check_positions(self, window: Window) -> None:
+        """Positions rise, late leaves stand below what was covered, and a block states its highest one."""
+        covered = self._covered
+        for block in window.blocks:
+            if block.said is None or block.vague:
+                covered = max(covered, NOWHERE if block.said is None else block.said.position or 0)
+                continue
+            rows = slice(block.first - window.first, block.end - window.first)
+            positions, late = window.positions[rows], window.late[rows]
+            stated = NOWHERE if block.said.position is None else block.said.position
+            # A piece that is missing or was edited is a finding of its own.
+            if len(positions) and not window.replaced[rows].any() and (positions != NOWHERE).all():
+                early, main = positions[late], positions[~late]
+                if (
+                    (np.diff(early) <= 0).any()
+                    or (np.diff(main) <= 0).any()
+                    or (len(early) and int(early[-1]) >= covered)
+                    or (len(main) and int(main[0]) <= covered)
+                    or max([covered, *main[-1:].tolist()]) != stated
+                ):
+                    self._report.add(
+                        "piece",
+                        "the positions of its leaves do not rise to the one that it states",
+                        origin=self._walk.origin,
+                        height=block.height,
+                    )
+            covered = max(covered, stated)
+
+    def _late_positions(self) -> NDArray[np.int64]:
+        parts = [
+            self.table.beside(block.first, block.first + min(block.said.late, block.end - block.first))[1]
+            for block in self._walk.blocks
+            if block.said is not None and block.said.late
+        ]
+        return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)

@@ -1,0 +1,89 @@
+"""What verification says: findings (something is wrong) and notices (something to know)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from eventchain.formats.anchor import Anchor
+
+KINDS = {
+    "altered": "an event is not the one that was sealed",
+    "missing": "a sealed event is not in the event store",
+    "inserted": "an event stands below the sealed position and was never sealed",
+    "reordered": "a sealed event stands at another position",
+    "shifted": "a run of sealed events stands at positions moved by a constant",
+    "salt-replaced": "a salt or position beside a leaf was replaced; the event cannot be proven",
+    "hole": "a block that must be mined is not",
+    "unsealed-tail": "the newest blocks are built and not mined yet",
+    "link": "a block does not follow the one before it",
+    "header": "a header is not what its block says",
+    "work": "a header does not meet its target",
+    "time": "a block's time is impossible",
+    "seal": "a named seal is not the block's: a solution was replaced",
+    "policy": "a block breaks the policy in force",
+    "manifest": "a manifest is broken or says what cannot be",
+    "block": "a block is missing",
+    "tile": "a stored tile is not what the log says",
+    "piece": "stored salts or positions are missing or malformed",
+    "branch": "a branch is dropped, unknown or not where it was",
+    "anchor": "the chain does not contain the anchor",
+    "stray": "a row of the chain store belongs to nothing",
+    "backlog": "events that are not in the chain yet",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``height`` is the block's, ``last`` the last position of a run of ``count``. A notice is not counted
+    against the chain."""
+
+    kind: str
+    message: str
+    origin: str = ""
+    height: int | None = None
+    position: int | None = None
+    last: int | None = None
+    count: int = 1
+    stream: str | None = None
+    id: str | None = None
+    notice: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value not in (None, "")}
+
+
+@dataclass
+class Report:
+    """Everything that one verification found. ``anchors``: how many were given and met; ``newest``: an
+    anchor of the newest sealed block, to be kept outside both stores."""
+
+    findings: list[Finding] = field(default_factory=list)
+    blocks: int = 0
+    sealed_blocks: int = 0
+    events: int = 0
+    anchors: int = 0
+    anchored_height: int | None = None
+    newest: Anchor | None = None
+
+    def add(self, kind: str, message: str, **where: Any) -> None:
+        assert kind in KINDS, kind
+        self.findings.append(Finding(kind, message, **where))
+
+    @property
+    def wrong(self) -> list[Finding]:
+        return [finding for finding in self.findings if not finding.notice]
+
+    @property
+    def notices(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.notice]
+
+    @property
+    def clean(self) -> bool:
+        return not self.wrong
+
+    @property
+    def verdict(self) -> str:
+        if not self.clean:
+            return "findings"
+        return "clean" if self.anchors else "self-consistent only"

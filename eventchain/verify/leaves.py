@@ -1,0 +1,240 @@
+"""One branch's leaf table: stored hashes, salts and positions, window by window, held against the blocks.
+
+A window is a run of whole blocks. What an edit left unreadable is marked, never guessed: a hash that is
+gone is zero, a position that is gone is −1, and a salt that is gone is zero.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eventchain.contracts.chain_store import TILE, ChainStore
+from eventchain.formats.log import TILE_LEVELS, Frontier, Hashes, root_of, tile_roots
+from eventchain.verify.blocks import Block, Walk
+from eventchain.verify.findings import Report
+
+WINDOW = 65_536
+"""Leaves read at a time, at least; a window ends with a block."""
+NOWHERE = -1
+
+
+@dataclass
+class Window:
+    """Leaves ``first`` to ``end`` of a log, n of them, and the blocks that added them.
+
+    hashes: (n, 32) uint8; salts: (n, 16) uint8; positions: (n,) int64; replaced: (n,) bool, the leaf's
+    piece no longer has the digest it was written with; late: (n,) bool.
+    """
+
+    first: int
+    end: int
+    hashes: Hashes
+    salts: NDArray[np.uint8]
+    positions: NDArray[np.int64]
+    replaced: NDArray[np.bool_]
+    late: NDArray[np.bool_]
+    blocks: list[Block]
+
+    def block_of(self, index: int) -> Block:
+        """The block that added leaf ``index`` of the log."""
+        low, high = 0, len(self.blocks) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self.blocks[middle].end > index:
+                high = middle
+            else:
+                low = middle + 1
+        return self.blocks[low]
+
+
+def windows(walk: Walk, leaves: LeafTable) -> Iterator[Window]:
+    blocks: list[Block] = []
+    for block in walk.blocks:
+        blocks.append(block)
+        if block.end - blocks[0].first >= WINDOW:
+            yield leaves.window(blocks)
+            blocks = []
+    if blocks:
+        yield leaves.window(blocks)
+
+
+class LeafTable:
+    """Reads the leaf table of one branch, reporting what is missing or malformed once."""
+
+    def __init__(self, store: ChainStore, walk: Walk, report: Report) -> None:
+        self._store = store
+        self._walk = walk
+        self._report = report
+
+    def window(self, blocks: Sequence[Block]) -> Window:
+        first, end = blocks[0].first, blocks[-1].end
+        salts, positions, replaced = self.beside(first, end)
+        late = np.zeros(end - first, np.bool_)
+        for block in blocks:
+            if block.said is not None and block.said.late:
+                late[block.first - first : block.first - first + block.said.late] = True
+        return Window(first, end, self.hashes(first, end), salts, positions, replaced, late, list(blocks))
+
+    def hashes(self, first: int, end: int) -> Hashes:
+        """Stored leaf hashes, zero where a tile is missing or cut short: (n, 32) uint8."""
+        start = first // TILE
+        count = (end + TILE - 1) // TILE - start
+        table = np.zeros((count * TILE, 32), np.uint8)
+        for tile in self._store.tiles(self._walk.branch.id, 0, start, count) if count else ():
+            if start <= tile.index < start + count:
+                row = np.frombuffer(tile.hashes[: TILE * 32], np.uint8)
+                row = row[: len(row) // 32 * 32].reshape(-1, 32)
+                table[(tile.index - start) * TILE :][: len(row)] = row
+        return table[first - start * TILE : end - start * TILE]
+
+    def beside(self, first: int, end: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
+        """Salts (n, 16), positions (n,), and whether the piece's digest is wrong (n,)."""
+        start = first // TILE
+        count = (end + TILE - 1) // TILE - start
+        salts = np.zeros((count * TILE, 16), np.uint8)
+        positions = np.full(count * TILE, NOWHERE, np.int64)
+        replaced = np.zeros(count * TILE, np.bool_)
+        for piece in self._store.pieces(self._walk.branch.id, start, count) if count else ():
+            if not start <= piece.index < start + count:
+                continue
+            at = (piece.index - start) * TILE
+            row = np.frombuffer(piece.salts[: TILE * 16], np.uint8)
+            row = row[: len(row) // 16 * 16].reshape(-1, 16)
+            salts[at : at + len(row)] = row
+            where = np.frombuffer(piece.positions[: len(piece.positions) // 8 * 8], ">i8")[:TILE]
+            positions[at : at + len(where)] = where
+            if hashlib.sha256(piece.salts + piece.positions).digest() != piece.digest:
+                replaced[at : at + TILE] = True
+        cut = slice(first - start * TILE, end - start * TILE)
+        return salts[cut], positions[cut], replaced[cut]
+
+    # -- shape: rows that should not be there, or are not whole
+
+    def check_shape(self) -> None:
+        """Missing, extra, short and long rows of pieces and level-0 tiles."""
+        size = self._walk.size
+        for kind, rows in (("tile", self._tile_shapes()), ("piece", self._piece_shapes())):
+            expected = 0
+            for index, leaves, whole in rows:
+                if index > expected:
+                    self._gone(kind, expected, min(index, (size + TILE - 1) // TILE))
+                expected = index + 1
+                wanted = min(TILE, size - index * TILE)
+                name = f"{kind} {index}" if kind == "piece" else f"tile 0/{index}"
+                if wanted <= 0:
+                    self._tell(kind, f"{name} lies beyond the log of {size} leaves")
+                elif leaves != wanted or not whole:
+                    self._tell(kind, f"{name} does not hold the {wanted} leaves that it should", index)
+            self._gone(kind, expected, (size + TILE - 1) // TILE)
+
+    def _gone(self, kind: str, start: int, end: int) -> None:
+        if start < end:
+            which = str(start) if end == start + 1 else f"{start} to {end - 1}"
+            self._tell(kind, f"{kind} {which} is missing (leaves {start * TILE} to {end * TILE - 1})", start)
+
+    def _tell(self, kind: str, message: str, index: int | None = None) -> None:
+        height = None
+        if index is not None:
+            height = next((block.height for block in self._walk.blocks if block.end > index * TILE), None)
+        self._report.add(kind, message, origin=self._walk.origin, height=height)
+
+    def _tile_shapes(self) -> Iterator[tuple[int, int, bool]]:
+        first = 0
+        while rows := self._store.tiles(self._walk.branch.id, 0, first, 1024):
+            for tile in rows:
+                yield tile.index, len(tile.hashes) // 32, len(tile.hashes) % 32 == 0
+            first = rows[-1].index + 1
+
+    def _piece_shapes(self) -> Iterator[tuple[int, int, bool]]:
+        first = 0
+        while rows := self._store.pieces(self._walk.branch.id, first, 1024):
+            for piece in rows:
+                leaves = len(piece.positions) // 8
+                whole = len(piece.positions) % 8 == 0 and len(piece.salts) == 16 * leaves
+                yield piece.index, leaves, whole and len(piece.digest) == 32
+            first = rows[-1].index + 1
+
+
+class RootCheck:
+    """Holds each block's leaves against the two roots that its manifest states, in order.
+
+    ``broken`` lists the blocks whose own leaf hashes do not give the stated ``leaves`` root. Log roots are
+    checked until the first break; from there on they only follow from it.
+    """
+
+    def __init__(self, walk: Walk, report: Report) -> None:
+        self._walk = walk
+        self._report = report
+        self._frontier: Frontier | None = Frontier()
+        self._tiles: dict[int, Hashes] = {0: np.empty((0, 32), np.uint8)}
+
+    def broken(self, window: Window) -> list[Block]:
+        return [
+            block
+            for block in window.blocks
+            if block.said is not None
+            and not block.vague
+            and root_of(window.hashes[block.first - window.first : block.end - window.first])
+            != block.said.leaves
+        ]
+
+    def follow(self, window: Window, hashes: Hashes, broken: bool) -> None:
+        """Go on with the window's leaves as they should be; ``broken``: some are not known."""
+        if broken:
+            self._frontier = None
+        if self._frontier is None:
+            return
+        for block in window.blocks:
+            self._frontier.append(hashes[block.first - window.first : block.end - window.first])
+            if (
+                block.said is not None
+                and block.said.size == block.end
+                and self._frontier.root() != block.said.root
+            ):
+                self._report.add(
+                    "manifest", "its root is not of its log", origin=self._walk.origin, height=block.height
+                )
+                self._frontier = None
+                return
+
+
+class UpperTiles:
+    """Holds the tiles above level 0 against the leaf hashes that lie below them."""
+
+    def __init__(self, store: ChainStore, walk: Walk, report: Report) -> None:
+        self._store = store
+        self._walk = walk
+        self._report = report
+        self._rest = np.empty((0, 32), np.uint8)
+        self._roots: list[Hashes] = []
+
+    def take(self, hashes: Hashes) -> None:
+        row = np.concatenate([self._rest, hashes]) if len(self._rest) else hashes
+        full = len(row) // TILE * TILE
+        if full:
+            self._roots.append(tile_roots(row[:full]))
+        self._rest = row[full:].copy()
+
+    def check(self) -> None:
+        row = np.concatenate(self._roots) if self._roots else np.empty((0, 32), np.uint8)
+        for level in range(1, TILE_LEVELS):
+            raw = row.tobytes()
+            wanted = {index: raw[index * TILE * 32 :][: TILE * 32] for index in range(-(-len(row) // TILE))}
+            first = 0
+            while tiles := self._store.tiles(self._walk.branch.id, level, first, 1024):
+                for tile in tiles:
+                    if wanted.pop(tile.index, None) != tile.hashes:
+                        self._tell(f"tile {level}/{tile.index} is not of the tiles below it")
+                first = tiles[-1].index + 1
+            for index in wanted:
+                self._tell(f"tile {level}/{index} is missing")
+            full = len(row) // TILE * TILE
+            row = tile_roots(row[:full]) if full else row[:0]
+
+    def _tell(self, message: str) -> None:
+        self._report.add("tile", message, origin=self._walk.origin)

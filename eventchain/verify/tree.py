@@ -1,0 +1,154 @@
+"""The chain tree: that every child branch lies under its parent's work, and anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from eventchain.contracts.chain_store import ChainStore
+from eventchain.formats.anchor import Anchor
+from eventchain.formats.manifest import Pointer
+from eventchain.verify.blocks import Walk
+from eventchain.verify.findings import Report
+
+
+def check_children(walks: dict[str, Walk], report: Report) -> None:
+    """Every ``child`` line against the branch that it names, and every child block against the line that
+    must name it."""
+    for parent in walks.values():
+        named: dict[str, list[tuple[int, Pointer]]] = {}
+        for block in parent.blocks:
+            for pointer in block.said.children if block.said else ():
+                named.setdefault(pointer.origin, []).append((block.height, pointer))
+        for origin, pointers in named.items():
+            _check_named(parent, origin, walks.get(origin), pointers, report)
+        for child in walks.values():
+            if child.parent is parent:
+                _check_all_named(parent, child, named.get(child.origin, []), report)
+
+
+def _check_named(
+    parent: Walk, origin: str, child: Walk | None, pointers: list[tuple[int, Pointer]], report: Report
+) -> None:
+    """The first line that is not met; the others follow from it."""
+    if child is None or not child.blocks:
+        height, pointer = pointers[0]
+        report.add(
+            "branch",
+            f"the branch {origin} is gone: the block names its block {pointer.height}",
+            origin=parent.origin,
+            height=height,
+        )
+        return
+    if child.parent is not parent:
+        report.add(
+            "branch",
+            f"the branch {origin} no longer forks off {parent.origin}",
+            origin=origin,
+            height=child.blocks[0].height,
+        )
+        return
+    newest = -1
+    for height, pointer in pointers:
+        at = child.by_height.get(pointer.height)
+        if at is None or at.link != pointer.link:
+            what = "is gone" if at is None else "is another now"
+            report.add(
+                "branch",
+                f"block {pointer.height}, which block {height} of {parent.origin} names, {what}",
+                origin=origin,
+                height=pointer.height,
+            )
+            return
+        if pointer.height <= newest:
+            report.add(
+                "manifest", f"names {origin} {pointer.height} again", origin=parent.origin, height=height
+            )
+            return
+        said = next(block.said for block in parent.blocks if block.height == height)
+        if at.said is not None and said is not None and at.said.built > said.built:
+            report.add(
+                "time", f"names {origin} {pointer.height}, built later", origin=parent.origin, height=height
+            )
+            return
+        newest = pointer.height
+
+
+def _check_all_named(parent: Walk, child: Walk, pointers: list[tuple[int, Pointer]], report: Report) -> None:
+    """Every child block that was built before a parent's block is named by then."""
+    said = [block for block in child.blocks if block.said is not None]
+    built = np.array([block.said.built for block in said if block.said], np.int64)
+    if (np.diff(built) < 0).any():
+        return  # a finding already
+    lines = dict(pointers)
+    newest = -1
+    for block in parent.blocks:
+        if block.said is None:
+            return
+        if block.height in lines:
+            newest = max(newest, lines[block.height].height)
+        due = int(np.searchsorted(built, block.said.built, side="left"))
+        if due and block.height > child.fork and said[due - 1].height > newest:
+            report.add(
+                "branch",
+                f"block {said[due - 1].height} was built before block {block.height} of {parent.origin}, "
+                "which does not name it",
+                origin=child.origin,
+                height=said[due - 1].height,
+            )
+            return
+
+
+def check_snapshots(store: ChainStore, walk: Walk, report: Report) -> None:
+    """What a snapshot's event says of itself against the block that it pins."""
+    after: int | None = None
+    pins = {
+        block.first: block for block in walk.blocks if block.said is not None and block.said.pin is not None
+    }
+    while pins:
+        batch: Any = store.events(walk.branch.id, after, 1024)
+        if not batch.num_rows:
+            return
+        for row in range(batch.num_rows):
+            index = after = batch["position"][row].as_py()
+            block = pins.get(index)
+            if block is None or block.said is None or block.said.pin is None:
+                continue
+            pin = block.said.pin
+            if (
+                batch["stream"][row].as_buffer().to_pybytes() != walk.origin.encode()
+                or batch["version"][row].as_py() != pin.height
+                or batch["id"][row].as_buffer().to_pybytes() != f"{pin.origin}/{pin.height}".encode()
+            ):
+                report.add(
+                    "branch",
+                    f"its snapshot says that it is of another block than {pin.origin} {pin.height}",
+                    origin=walk.origin,
+                    height=block.height,
+                    position=index,
+                )
+
+
+def check_anchors(walks: dict[str, Walk], anchors: Sequence[Anchor], report: Report) -> None:
+    """Every anchor against the chain. Between two chains of one origin the anchor decides, not the work."""
+    for anchor in anchors:
+        walk = walks.get(anchor.origin)
+        tell = partial(report.add, "anchor", origin=anchor.origin, height=anchor.height)
+        if walk is None or not walk.blocks:
+            tell(f"there is no branch {anchor.origin}")
+            continue
+        block = walk.by_height.get(anchor.height)
+        if block is None:
+            tell(f"the anchored block {anchor.height} is gone: the chain ends at {walk.blocks[-1].height}")
+        elif block.link != anchor.link:
+            tell(f"block {anchor.height} is not the anchored one: the chain was rewritten at or below it")
+        elif block.seal is None:
+            tell(f"the anchored block {anchor.height} was sealed and is no longer")
+        elif anchor.seal is not None and block.seal != anchor.seal:
+            tell(f"a solution at or below the anchored block {anchor.height} was replaced")
+        else:
+            report.anchors += 1
+            report.anchored_height = max(anchor.height, report.anchored_height or 0)
