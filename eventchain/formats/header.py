@@ -72,8 +72,8 @@ def bits_for_difficulty(difficulty: float) -> int:
     """Compact bits whose expected work is at least ``2**difficulty`` hashes (0 to 224)."""
     if not 0 <= difficulty <= 224:
         raise FormatError(f"a difficulty of {difficulty} bits is not between 0 and 224")
-    # In integers as far as it goes: 2**256 / 2**difficulty with 60 bits of fraction.
-    return bits_of(min(int(2 ** (60 - difficulty % 1)) << 196 - int(difficulty), 2**256) - 1)
+    # In integers as far as it goes: 2**(256 - difficulty), its fraction of a bit from a float.
+    return bits_of((int(2 ** (60 - difficulty % 1)) << 196 >> int(difficulty)) - 1)
 
 
 def work_of(bits: int) -> int:
@@ -98,7 +98,8 @@ def target_words(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:
 def header_hashes(headers: NDArray[Any]) -> NDArray[np.uint8]:
     """Double SHA-256 of each header: (n, 32) uint8."""
     rows = np.ascontiguousarray(headers).view(np.uint8).reshape(-1, 80)
-    return sha256_rows(sha256_rows(rows))
+    hashes: NDArray[np.uint8] = sha256_rows(sha256_rows(rows))
+    return hashes
 
 
 def meets_target(headers: NDArray[Any]) -> NDArray[np.bool_]:
@@ -124,8 +125,9 @@ def with_counters(headers: NDArray[Any], counters: NDArray[np.uint64], rolls: in
 
 
 def merkle_root(manifest: bytes, extranonce: int = 0) -> bytes:
-    """``HH(manifest ‖ u64 extranonce)``: what a block with only a coinbase has."""
-    return sha256d(manifest, struct.pack(">Q", extranonce))
+    """``HH(manifest ‖ u64 extranonce)``: what a block with only a coinbase has. Raises FormatError for an
+    extranonce that is not from 0 to 2^63−1."""
+    return sha256d(manifest, _extranonce(extranonce))
 
 
 def unmined(prev: bytes, manifest: bytes, bits: int) -> bytes:
@@ -139,5 +141,12 @@ def link_of(prev: bytes, manifest: bytes, bits: int) -> bytes:
 
 
 def seal_of(previous_seal: bytes, link: bytes, header: bytes, extranonce: int) -> bytes:
-    """``H(0x02 ‖ previous seal ‖ link ‖ header as mined ‖ u64 extranonce)``, 32 bytes."""
-    return sha256(b"\x02", previous_seal, link, header, struct.pack(">Q", extranonce))
+    """``H(0x02 ‖ previous seal ‖ link ‖ header as mined ‖ u64 extranonce)``, 32 bytes. Raises FormatError
+    for an extranonce that is not from 0 to 2^63−1."""
+    return sha256(b"\x02", previous_seal, link, header, _extranonce(extranonce))
+
+
+def _extranonce(extranonce: int) -> bytes:
+    if not 0 <= extranonce <= MAX_EXTRANONCE:
+        raise FormatError(f"{extranonce} is not an extranonce from 0 to 2^63-1")
+    return struct.pack(">Q", extranonce)

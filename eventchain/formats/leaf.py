@@ -67,8 +67,9 @@ def entry_leaves(batch: Any, commitment: NDArray[np.uint8]) -> NDArray[np.uint8]
     if len(total) and int(total.max()) > MAX_ENTRY:
         row = int(total.argmax())
         raise FormatError(
-            f"the event at position {batch['position'][row].as_py()} makes an entry of {int(total[row])} bytes "
-            f"with its stream, id and type; at most {MAX_ENTRY} are allowed"
+            f"the event at position {batch['position'][row].as_py()} makes an entry of {int(total[row])} "
+            f"bytes with its stream, id and type; at most {MAX_ENTRY} are allowed",
+            hint="shorten the event's stream, id or type; data and metadata may be of any length",
         )
     head = np.empty(batch.num_rows, _HEAD)
     head["magic"] = MAGIC
@@ -123,7 +124,10 @@ def _rows(rows: NDArray[Any]) -> Any:
 
 def _hashed(prefix: bytes, *parts: Any) -> NDArray[np.uint8]:
     """SHA-256 of ``prefix ‖ part ‖ part …`` for each row."""
-    joined = pc.binary_join_element_wise(*parts, b"")
+    joined = pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.large_binary()))
     _, offsets, data = joined.buffers()
     where = np.frombuffer(offsets, np.int64, joined.offset + len(joined) + 1)[joined.offset :]
-    return sha256_spans(np.frombuffer(data if data is not None else b"", np.uint8), where, prefix)
+    digests: NDArray[np.uint8] = sha256_spans(
+        np.frombuffer(data if data is not None else b"", np.uint8), where, prefix
+    )
+    return digests

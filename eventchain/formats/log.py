@@ -31,7 +31,8 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 def pair_up(hashes: Hashes) -> Hashes:
     """One level up: (2n, 32) uint8 to (n, 32)."""
-    return sha256_rows(np.ascontiguousarray(hashes).reshape(-1, 64), b"\x01")
+    parents: Hashes = sha256_rows(np.ascontiguousarray(hashes).reshape(-1, 64), b"\x01")
+    return parents
 
 
 class Frontier:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from eventchain.errors import FormatError
-from eventchain.formats.policy import TOKEN, Policy
+from eventchain.formats.policy import MAX_NUMBER, TOKEN, Policy
 
 MAX_MANIFEST = 64 * 1024
-MAX_NUMBER = 2**63 - 1
 
 _ORIGIN = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*(@([2-9]|[1-9][0-9]{1,17}))?")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -84,6 +83,7 @@ class Manifest:
     replaces: Replaced | None = None
 
     def __bytes__(self) -> bytes:
+        """The one spelling. Raises FormatError for more than 64 KiB (of ``child`` lines)."""
         lines = [self.origin, str(self.size), encode_digest(self.root)]
         lines += [f"height {self.height}", f"leaves {encode_digest(self.leaves)}"]
         if self.position is not None:
@@ -103,7 +103,10 @@ class Manifest:
         if self.replaces is not None:
             old = self.replaces
             lines.append(f"replaces {old.origin} {old.height} {encode_digest(old.seal)} {old.reason}")
-        return ("\n".join(lines) + "\n").encode("ascii")
+        raw = ("\n".join(lines) + "\n").encode("ascii")
+        if len(raw) > MAX_MANIFEST:
+            raise FormatError(f"a manifest of {len(raw)} bytes is longer than 64 KiB")
+        return raw
 
     @classmethod
     def parse(cls, raw: bytes) -> Manifest:
@@ -197,7 +200,7 @@ def _number(text: str) -> int:
 
 def _origin(text: str) -> str:
     parts = text.partition("@")[0].split("/")
-    if not _ORIGIN.fullmatch(text) or "tile" in parts or "checkpoint" in parts or len(text) > 1024:
+    if not _ORIGIN.fullmatch(text) or "tile" in parts or "checkpoint" in parts:
         raise FormatError(
             f"{text[:80]!r} is not an origin",
             hint="lower-case letters, digits, '.', '_' and '-' in parts joined by '/', as example.com/orders",

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from eventchain.errors import FormatError
 from eventchain.formats.header import target_of
 
+MAX_NUMBER = 2**63 - 1
+"""The largest decimal in a manifest."""
 TOKEN = re.compile(r"[A-Za-z0-9+._/@=-]+")
 SOURCE = re.compile(r"[A-Za-z0-9+._/@-]+")
 _LINE = re.compile(
@@ -30,7 +32,10 @@ class Policy:
 
     def __post_init__(self) -> None:
         target_of(self.bits)
-        if self.events < 1 or self.lag < 1 or self.late < 0 or not SOURCE.fullmatch(self.source):
+        numbers = (
+            1 <= self.events <= MAX_NUMBER and 1 <= self.lag <= MAX_NUMBER and 0 <= self.late <= MAX_NUMBER
+        )
+        if not numbers or not SOURCE.fullmatch(self.source):
             raise FormatError(
                 f"no policy: events={self.events} lag={self.lag} late={self.late} source={self.source}",
                 hint="events and lag are at least 1, late at least 0, source is letters, digits and +._/@-",
@@ -46,7 +51,7 @@ class Policy:
         """Raises FormatError unless the text states all keys, sorted, and prints back to itself."""
         match = _LINE.fullmatch(text)
         if match is None:
-            raise FormatError(f"{text!r} is not a policy")
+            raise FormatError(f"{text[:120]!r} is not a policy")
         bits, events, lag, late, source = match.groups()
         return cls(int(bits, 16), int(events), int(lag), int(late), source)
 
