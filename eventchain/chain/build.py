@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from eventchain.chain.nodes import LogWriter, damaged
 from eventchain.chain.tip import Tip, block_link, policy_at, read_tips
 from eventchain.contracts.chain_store import Blocks, ChainStore
-from eventchain.errors import PolicyError
+from eventchain.errors import FormatError, PolicyError
 from eventchain.formats.event import EVENT_SCHEMA
 from eventchain.formats.header import HEADER, ZERO, seal_of, sha256d, unmined
 from eventchain.formats.leaf import leaf_hashes, new_salts
@@ -47,9 +47,15 @@ class Leaves:
 
     @classmethod
     def of(cls, batch: Any, salts: Callable[[int], NDArray[np.uint8]] = new_salts) -> Leaves:
-        """Salt and hash an Arrow batch of EVENT_SCHEMA. Raises FormatError for an oversized entry."""
+        """Salt and hash an Arrow batch of EVENT_SCHEMA. Raises FormatError for an oversized entry or a
+        negative position."""
         fresh = salts(batch.num_rows)
         positions = batch["position"].to_numpy().astype(np.int64)
+        if len(positions) and positions.min() < 0:
+            raise FormatError(
+                f"an event at position {positions.min()}: positions are not negative",
+                hint="the event store was edited, or its adapter is wrong",
+            )
         return cls(leaf_hashes(batch, fresh), fresh, positions)
 
     @classmethod
@@ -193,6 +199,8 @@ class Builder:
         sealed = Manifest.parse(block.manifests[0]).sealed
         first, seal = (sealed.height + 1, sealed.seal) if sealed else (0, ZERO)
         blocks = self.store.blocks(tip.branch.id, first, height - first + 1)
+        if blocks.heights.tolist() != list(range(first, height + 1)):
+            raise damaged(f"of the blocks {first} to {height} of {tip.branch.origin} some are missing")
         link = ZERO
         for row in range(len(blocks)):
             link = block_link(blocks, row)
@@ -217,12 +225,13 @@ class Builder:
         fork: Fork | None = None,
         pin: Pointer | None = None,
     ) -> Built:
-        tip.policy = policy or tip.policy
+        in_force = policy or tip.policy
+        for number, leaves in enumerate(blocks):  # all are allowed, or nothing changes
+            self._check(tip, in_force, tip.height + 1 + number, len(leaves), late[number] if late else 0)
+        tip.policy = in_force
         first = tip.log.size
         heights, manifests, headers = [], [], []
         for number, leaves in enumerate(blocks):
-            count_late = late[number] if late else 0
-            self._check(tip, len(leaves), count_late)
             tip.log.frontier.append(leaves.hashes)
             if len(leaves):
                 tip.position = max(int(leaves.positions[-1]), -1 if tip.position is None else tip.position)
@@ -237,7 +246,7 @@ class Builder:
                     leaves=root_of(leaves.hashes),
                     built=built,
                     position=tip.position,
-                    late=count_late,
+                    late=late[number] if late else 0,
                     sealed=tip.sealed,
                     fork=fork,
                     pin=pin,
@@ -263,16 +272,15 @@ class Builder:
         self.store.add_blocks(tip.branch.id, added)
         return Built(tip.branch.id, added)
 
-    def _check(self, tip: Tip, leaves: int, late: int) -> None:
-        policy = tip.policy
+    def _check(self, tip: Tip, policy: Policy, height: int, leaves: int, late: int) -> None:
         if leaves > policy.events:
             raise PolicyError(f"a block of {leaves} events; the policy allows {policy.events}")
         if late > policy.late:
             raise PolicyError(f"a block with {late} late events; the policy allows {policy.late}")
-        if tip.height + 1 - tip.sealed_height > policy.lag:
+        if height - tip.sealed_height > policy.lag:
             raise PolicyError(
-                f"block {tip.height + 1} would be {tip.height + 1 - tip.sealed_height} ahead of the newest "
-                f"sealed block; the policy allows {policy.lag}",
+                f"block {height} would be {height - tip.sealed_height} ahead of the newest sealed block; the "
+                f"policy allows {policy.lag}",
                 hint="mine before building more",
             )
 

@@ -24,10 +24,7 @@ class LogWriter:
         for level in range(TILE_LEVELS):
             count = size >> TILE_LEVELS * level
             self._partial.append(_partial_tile(store, branch, level, count))
-        piece = store.pieces(branch, size // TILE, 1) if size % TILE else []
-        keep = size % TILE
-        self._salts = piece[0].salts[: 16 * keep] if piece else b""
-        self._positions = piece[0].positions[: 8 * keep] if piece else b""
+        self._salts, self._positions = _partial_piece(store, branch, size)
 
     @property
     def size(self) -> int:
@@ -91,6 +88,17 @@ def _partial_tile(store: ChainStore, branch: int, level: int, count: int) -> Has
     return np.frombuffer(raw, np.uint8).reshape(-1, 32)
 
 
+def _partial_piece(store: ChainStore, branch: int, size: int) -> tuple[bytes, bytes]:
+    index, keep = divmod(size, TILE)
+    if not keep:
+        return b"", b""
+    found = store.pieces(branch, index, 1)
+    salts, positions = (found[0].salts, found[0].positions) if found else (b"", b"")
+    if not found or found[0].index != index or len(salts) < 16 * keep or len(positions) < 8 * keep:
+        raise damaged(f"piece {index} is missing or cut short")
+    return salts[: 16 * keep], positions[: 8 * keep]
+
+
 def damaged(what: str) -> StoreError:
     return StoreError(
         f"the chain store is damaged: {what}", hint="eventchain verify names everything that is wrong"
@@ -110,9 +118,10 @@ class LogReader:
         tile_level, height = divmod(level, TILE_LEVELS)
         first = index << height
         raw = self._tile(tile_level, first // TILE)
-        row = np.frombuffer(raw, np.uint8).reshape(-1, 32)[first % TILE : first % TILE + (1 << height)]
-        if len(row) < 1 << height:
+        hashes = raw[32 * (first % TILE) :][: 32 << height]
+        if len(hashes) < 32 << height:
             raise damaged(f"tile {tile_level}/{first // TILE} is cut short")
+        row = np.frombuffer(hashes, np.uint8).reshape(-1, 32)
         for _ in range(height):
             row = pair_up(row)
         return bytes(row[0])

@@ -78,7 +78,7 @@ class Sealer:
 
     def seal_all(self, report: Callable[[Progress], None] = lambda progress: None) -> None:
         """Mine until every built block is sealed."""
-        while self._engine.outstanding:
+        while self._unsealed:
             self._turn(None, TURN)
             report(self.progress)
 
@@ -103,18 +103,18 @@ class Sealer:
             )
         with ahead(chunks(self._store, trunk, self._events, block_events)) as batches:
             pending: Chunk | None = next(batches, None)
-            while pending is not None or (self._engine.outstanding and not link_only):
+            while pending is not None or (self._unsealed and not link_only):
                 room = self.builder.room(trunk)
                 if not link_only:
-                    room = min(room, AHEAD - self._engine.outstanding)
+                    room = min(room, AHEAD - len(self._unsealed))
                 if pending is not None and room > 0:
                     now, pending = pending.split(room)
                     self._turn(now, 0.0, search=not link_only)
                     pending = pending or next(batches, None)
                 elif link_only:
                     raise PolicyError(
-                        f"block {trunk.height + 1} may not be built: the newest sealed block would be more than "
-                        f"the {trunk.policy.lag} blocks behind that the policy allows",
+                        f"block {trunk.height + 1} may not be built: the newest sealed block would be more "
+                        f"than the {trunk.policy.lag} blocks behind that the policy allows",
                         hint="mine what is linked first",
                     )
                 else:

@@ -96,13 +96,18 @@ def _read_tip(store: ChainStore, branch: Branch, tips: dict[str, Tip], named: di
         named.update((child.origin, child.height) for child in manifest.children)
     if policy is None:
         raise damaged(f"branch {branch.origin!r} has no policy")
+    if (last.origin, last.height) != (branch.origin, int(newest.heights[0])):
+        raise damaged(f"the newest block of branch {branch.origin!r} says that it is another one")
+    log = LogWriter(store, branch.id, last.size)
+    if log.frontier.root() != last.root:
+        raise damaged(f"the tiles of branch {branch.origin!r} do not make the root of its newest block")
     tip = Tip(
         branch=branch,
         height=last.height,
         link=block_link(newest, 0),
         policy=policy,
         built=last.built,
-        log=LogWriter(store, branch.id, last.size),
+        log=log,
         position=last.position,
         sealed=last.sealed,
         parent=fork.origin if fork else None,
