@@ -37,6 +37,11 @@ class Database(Protocol):
     @property
     def url(self) -> str: ...
 
+    @property
+    def driver_error(self) -> type[Exception]:
+        """The base of what the driver's own cursor raises."""
+        ...
+
     def writer(self) -> AbstractContextManager[None]:
         """Hold the right to write, or LockedError at once."""
         ...
@@ -101,7 +106,7 @@ class SQLChainStore:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (SQLAlchemyError, OverflowError) as error:
+        except (SQLAlchemyError, OverflowError, self._database.driver_error) as error:
             raise self._database.explain(error) from error
 
     def _read(self, statement: Select[Any], *types: tuple[type, ...]) -> list[Sequence[Any]]:

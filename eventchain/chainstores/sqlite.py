@@ -53,6 +53,8 @@ class SQLiteDatabase:
     that would be missed, and a read fails if the file changed meanwhile.
     """
 
+    driver_error: type[Exception] = sqlite3.Error
+
     def __init__(self, url: str, create: bool) -> None:
         self.url = url
         self._path = _path_of(url)

@@ -7,8 +7,10 @@ declared type, and never raise for their content.
 
 Transactions: writes belong inside ``with store.writer():`` (one writer at a time, over all processes;
 :class:`~eventchain.errors.LockedError` when another has it) and there inside ``with store.transaction():``
-which commits on leaving, durable on return, or rolls back on an exception. Readers need neither and see
-the last commit. All failures are :class:`~eventchain.errors.StoreError`.
+which commits on leaving, durable on return, or rolls back on an exception. Readers need neither, may
+be called from any thread and see the last commit; the thread inside a transaction sees its own writes.
+Writing without a transaction, or a transaction outside ``writer()``, is a RuntimeError: a bug of the caller.
+All failures are :class:`~eventchain.errors.StoreError`.
 """
 
 from __future__ import annotations
@@ -119,7 +121,7 @@ class ChainStore(Protocol):
     # -- for verify
     def strays(self) -> list[str]:
         """Rows that no reader above ever returns (of a branch that does not exist, at a negative height or
-        index), one description each."""
+        index), one description each; of more than a thousand in a table, a thousand and their number."""
         ...
 
     def close(self) -> None: ...
