@@ -84,7 +84,8 @@ class Built:
 
 class Builder:
     """Appends blocks to the branches of a chain store. One per store, inside ``store.writer()``; each method
-    that adds blocks is called inside ``store.transaction()``."""
+    that adds blocks is called inside ``store.transaction()``. Its tips run ahead of a transaction that is
+    rolled back: make a new builder after that."""
 
     def __init__(
         self, store: ChainStore, clock: Clock, salts: Callable[[int], NDArray[np.uint8]] = new_salts
