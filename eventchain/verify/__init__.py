@@ -60,6 +60,7 @@ def verify(
     for stray in store.strays():
         report.add("stray", stray)
     check_anchors(walks, anchors, report)
+    report.sort(list(walks))
     report.blocks = sum(len(walk.blocks) for walk in walks.values())
     report.sealed_blocks = sum(block.seal is not None for walk in walks.values() for block in walk.blocks)
     if trunk is not None and report.clean:

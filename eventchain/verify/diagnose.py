@@ -8,7 +8,7 @@ was altered or inserted; a leaf that no event fits has lost its event.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,12 @@ TRIES = 64
 """Runs looked for in a window before the rest is called altered."""
 POOL = 512
 """Events and leaves without a partner that are held against one another at the end."""
+ROUNDS = 4
+"""How often such a pool is worked through; an edit that fills more is no handful of moved events."""
 NAMED = 1000
 """Findings of one kind that are named one by one; more are counted."""
+RUN = 8
+"""More neighbours than this with the same fate are one finding."""
 
 
 def safe_leaf_hashes(batch: Any, salts: NDArray[np.uint8]) -> Hashes:
@@ -98,15 +102,14 @@ class Suspects:
 
 @dataclass
 class _Shift:
-    """A run of events that stand where the leaf ``by`` places on stood before."""
+    """A run of events that fit the leaf ``by`` places on; ``last`` is the leaf by position of its last one."""
 
     by: int
-    first: int
     last: int
     first_position: int
     last_position: int
     count: int
-    block: Block | None
+    block: Block
 
 
 class Diagnosis:
@@ -119,6 +122,8 @@ class Diagnosis:
         self._left = Suspects.none()
         self._shift: _Shift | None = None
         self._filled: set[int] = set()  # leaves whose event was found elsewhere
+        self._altered_in_run: dict[int, int] = {}  # leaf by position -> the leaf it is moved to by its run
+        self._rounds = ROUNDS
         self._counts: dict[str, int] = {}
 
     def take(self, window: Window, suspects: Suspects) -> None:
@@ -132,6 +137,14 @@ class Diagnosis:
         self._left = pool
         if len(pool.leaves) > POOL or len(pool.lacking) > POOL:
             self._settle()
+
+    def beyond(self, window: Window, events: Any) -> None:
+        """The first events that follow the log: a run shifted up ends among them."""
+        follow = Suspects.none()
+        follow.differ(events, self._walk.size + np.arange(events.num_rows))
+        if self._shift is not None or len(self._left.lacking):
+            self._shifts(window, follow)
+            self._left.differ(follow.events, follow.leaves)
 
     def finish(self) -> None:
         self._settle()
@@ -155,13 +168,16 @@ class Diagnosis:
             first = int(np.flatnonzero(fits)[0])
             after = np.flatnonzero(~fits[first:])
             run = slice(first, first + int(after[0]) if len(after) else len(fits))
-            if run.stop - run.start < 2:  # a pair that changed places is no run
+            goes_on = self._goes_on(by, int(suspects.leaves[first]))
+            if run.stop - run.start < 2 and not goes_on:  # a pair that changed places is no run
                 return
+            if goes_on and self._shift is not None:  # what stands between was moved with it, and altered
+                for leaf in range(self._shift.last + 1, int(suspects.leaves[first])):
+                    self._altered_in_run[leaf] = leaf + by
+                    self._filled.add(leaf + by)
             self._add_shift(by, suspects, run, window)
             filled = suspects.leaves[run] + by
-            self._filled.update(
-                filled.tolist() if len(filled) <= 4 * NEAR else (filled[-4 * NEAR :]).tolist()
-            )
+            self._filled.update(filled[: 4 * NEAR].tolist() + filled[-4 * NEAR :].tolist())
             keep = np.ones(len(fits), np.bool_)
             keep[run] = False
             # A leaf whose event left with the run, and which nothing else fills, has lost its event.
@@ -199,15 +215,18 @@ class Diagnosis:
     def _add_shift(self, by: int, suspects: Suspects, run: slice, window: Window) -> None:
         first, last = int(suspects.leaves[run.start]), int(suspects.leaves[run.stop - 1])
         where = suspects.events["position"].to_numpy()[run]
-        shift = self._shift
-        if shift is not None and shift.by == by and first - shift.last <= 1:
-            shift.last, shift.last_position = last, int(where[-1])
-            shift.count += len(where)
+        if self._shift is not None and self._goes_on(by, first):
+            self._shift.last, self._shift.last_position = last, int(where[-1])
+            self._shift.count += len(where)
             return
         self._end_shift()
-        self._shift = _Shift(
-            by, first, last, int(where[0]), int(where[-1]), len(where), window.block_of(first)
-        )
+        block = window.block_of(min(first, window.end - 1))
+        self._shift = _Shift(by, last, int(where[0]), int(where[-1]), len(where), block)
+
+    def _goes_on(self, by: int, first: int) -> bool:
+        """Whether a run from leaf ``first`` on goes on with the one before it, an altered event or so apart."""
+        shift = self._shift
+        return shift is not None and shift.by == by and 0 < first - shift.last <= RUN
 
     def _end_shift(self) -> None:
         shift, self._shift = self._shift, None
@@ -216,10 +235,10 @@ class Diagnosis:
         way = "down" if shift.by > 0 else "up"
         self._report.add(
             "shifted",
-            f"{shift.count} events stand {abs(shift.by)} places further {way}: "
-            f"shifted by {abs(shift.by)} from {shift.first_position} to {shift.last_position}",
+            f"{shift.count} events are shifted by {abs(shift.by)} from {shift.first_position} "
+            f"to {shift.last_position}: they stand that much further {way} than they were sealed",
             origin=self._walk.origin,
-            height=shift.block.height if shift.block else None,
+            height=shift.block.height,
             position=shift.first_position,
             last=shift.last_position,
             count=shift.count,
@@ -233,7 +252,8 @@ class Diagnosis:
         pool.lacking = pool.lacking[~np.isin(pool.lacking, list(self._filled))]
         targets = np.unique(np.concatenate([pool.leaves[pool.leaves != NOWHERE], pool.lacking]))
         found: dict[int, int] = {}  # event row -> the leaf it belongs to
-        if len(pool.leaves) and len(pool.leaves) <= 2 * POOL and len(targets) <= 2 * POOL:
+        if len(targets) and self._rounds and max(len(pool.leaves), len(targets)) <= 2 * POOL:
+            self._rounds -= 1
             for row in range(len(pool.leaves)):
                 hit = self._belongs(pool.events, row, targets)
                 if hit is not None:
@@ -241,9 +261,8 @@ class Diagnosis:
         emptied = {int(leaf) for row, leaf in enumerate(pool.leaves) if row in found and leaf != NOWHERE}
         lost = (set(pool.lacking.tolist()) | emptied) - set(found.values()) - self._filled
         self._moved(pool, found)
-        for row in range(len(pool.leaves)):
-            if row not in found:
-                self._unmatched(pool.events, row, int(pool.leaves[row]))
+        rest = np.array([row for row in range(len(pool.leaves)) if row not in found], np.int64)
+        self._unmatched(pool.events, rest, pool.leaves)
         self._missing(np.array(sorted(lost), np.int64))
 
     def _belongs(self, events: Any, row: int, targets: NDArray[np.int64]) -> int | None:
@@ -294,18 +313,57 @@ class Diagnosis:
                     "reordered", f"was sealed at {recorded} and stands at {own}", leaf, pool.events, row
                 )
 
-    def _unmatched(self, events: Any, row: int, leaf: int) -> None:
+    def _unmatched(self, events: Any, rows: NDArray[np.int64], leaves: NDArray[np.int64]) -> None:
+        """Name events that fit no leaf; neighbours with the same fate together where they are many."""
+        run: list[int] = []
+        fate: tuple[str, str] | None = None
+        for row in rows.tolist():
+            this = self._fate(events, row, int(leaves[row]))
+            if run and (this != fate or row != run[-1] + 1 or leaves[row] - leaves[run[-1]] not in (0, 1)):
+                self._tell_run(fate, events, run, leaves)
+                run = []
+            fate = this
+            run.append(row)
+        self._tell_run(fate, events, run, leaves)
+
+    def _fate(self, events: Any, row: int, leaf: int) -> tuple[str, str] | None:
+        """Kind and message; None for what follows from another finding."""
         if leaf == NOWHERE:
-            position = events["position"][row].as_py()
-            if self._blind(position):
-                return  # the piece that would know this position is a finding itself
-            self._tell("inserted", "was never sealed", None, events, row)
-        elif self._table.beside(leaf, leaf + 1)[2][0]:
-            self._tell("salt-replaced", "cannot be proven: its salt was replaced", leaf, events, row)
-        elif not self._table.hashes(leaf, leaf + 1).any():
-            return  # the tile that would know this leaf is a finding itself
-        else:
-            self._tell("altered", "is not the event that was sealed", leaf, events, row)
+            if self._blind(events["position"][row].as_py()):
+                return None  # the piece that would know this position is a finding itself
+            return "inserted", "was never sealed"
+        if leaf >= self._walk.size:
+            return None  # not in the chain yet
+        if leaf in self._filled and leaf not in self._altered_in_run:
+            return "inserted", "was never sealed; the event that stood here was moved"
+        target = self._altered_in_run.get(leaf, leaf)
+        if self._table.beside(target, target + 1)[2][0]:
+            return "salt-replaced", "cannot be proven: its salt was replaced"
+        if not self._table.hashes(target, target + 1).any():
+            return None  # the tile that would know this leaf is a finding itself
+        return "altered", "is not the event that was sealed"
+
+    def _tell_run(
+        self, fate: tuple[str, str] | None, events: Any, run: list[int], leaves: NDArray[np.int64]
+    ) -> None:
+        if fate is None or not run:
+            return
+        kind, message = fate
+        if len(run) <= RUN:
+            for row in run:
+                self._tell(kind, message, int(leaves[row]), events, row)
+            return
+        first, last = (events["position"][row].as_py() for row in (run[0], run[-1]))
+        block = self._block(int(leaves[run[0]])) if leaves[run[0]] != NOWHERE else self._block_over(first)
+        self._report.add(
+            kind,
+            f"{len(run)} events in a row: each {message}",
+            origin=self._walk.origin,
+            height=block.height if block else None,
+            position=first,
+            last=last,
+            count=len(run),
+        )
 
     def _missing(self, leaves: NDArray[np.int64]) -> None:
         """Leaves without an event, one finding for each run."""
@@ -335,27 +393,16 @@ class Diagnosis:
             )
 
     def _blind(self, position: int) -> bool:
-        """Whether the position lies where pieces are missing."""
-        return any(low < position <= high for low, high in self._gaps())
+        """Whether the position lies in a block whose pieces are missing."""
+        block = self._block_over(position)
+        return block is not None and bool((self._table.beside(block.first, block.end)[1] == NOWHERE).any())
 
-    def _gaps(self) -> Iterator[tuple[int, int]]:
-        below = NOWHERE
-        gap = False
-        for block in self._walk.blocks:
-            if block.said is None or block.said.position is None:
-                continue
-            positions = self._table.beside(block.first, block.end)[1]
-            gap = bool((positions == NOWHERE).any())
-            if gap:
-                yield below, block.said.position
-            below = block.said.position
-
-    def _tell(self, kind: str, message: str, leaf: int | None, events: Any, row: int) -> None:
+    def _tell(self, kind: str, message: str, leaf: int, events: Any, row: int) -> None:
         self._counts[kind] = self._counts.get(kind, 0) + 1
         if self._counts[kind] > NAMED:
             return
         position = events["position"][row].as_py()
-        block = self._block(leaf) if leaf is not None else self._block_over(position)
+        block = self._block(leaf) if leaf != NOWHERE else self._block_over(position)
         self._report.add(
             kind,
             message,
@@ -367,7 +414,10 @@ class Diagnosis:
         )
 
     def _block(self, leaf: int) -> Block | None:
-        return next((block for block in self._walk.blocks if block.end > leaf), None)
+        """The block that added a leaf."""
+        blocks = self._walk.blocks
+        at = bisect_right(blocks, leaf, key=lambda block: block.end)
+        return blocks[at] if at < len(blocks) else None
 
     def _block_over(self, position: int) -> Block | None:
         """The block in whose range a position lies."""
@@ -376,7 +426,8 @@ class Diagnosis:
                 block
                 for block in self._walk.blocks
                 if block.said is not None
-                and (block.said.position if block.said.position is not None else -1) >= position
+                and block.said.position is not None
+                and block.said.position >= position
             ),
             None,
         )

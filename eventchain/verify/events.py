@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from eventchain.contracts.chain_store import ChainStore
 from eventchain.formats.log import Hashes, root_of
 from eventchain.verify.blocks import Block, Walk
-from eventchain.verify.diagnose import Diagnosis, Suspects, safe_leaf_hashes
+from eventchain.verify.diagnose import NEAR, Diagnosis, Suspects, safe_leaf_hashes
 from eventchain.verify.findings import Report
 from eventchain.verify.leaves import NOWHERE, LeafTable, RootCheck, UpperTiles, Window, windows
 
@@ -43,6 +43,12 @@ class EventCursor:
             if cut < batch.num_rows:
                 self._held = batch.slice(cut)
                 return
+
+    def peek(self, limit: int) -> Any:
+        """The next events, at most ``limit``, without passing them; None where there are none."""
+        if self._held is None:
+            self._held = self._next()
+        return None if self._held is None else self._held.slice(0, limit)
 
     def more(self) -> int:
         """How many events follow; reads them all."""
@@ -85,6 +91,7 @@ class _Check:
         self._diagnosis = Diagnosis(walk, self.table, report)
         self._late = self._late_positions()
         self._covered = NOWHERE  # the highest position of the windows so far
+        self._last: Window | None = None
 
     def window(self, window: Window) -> None:
         self._check_positions(window)
@@ -96,8 +103,11 @@ class _Check:
         self._roots.follow(window, window.hashes, lost)
         self._upper.take(window.hashes)
         self._diagnosis.take(window, suspects)
+        self._last = window
 
     def finish(self, backlog: bool) -> None:
+        if self._last is not None and (follow := self._cursor.peek(NEAR)) is not None:
+            self._diagnosis.beyond(self._last, follow)
         self._diagnosis.finish()
         self._upper.check()
         if backlog and (waiting := self._cursor.more()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -69,6 +70,18 @@ class Report:
     def add(self, kind: str, message: str, **where: Any) -> None:
         assert kind in KINDS, kind
         self.findings.append(Finding(kind, message, **where))
+
+    def sort(self, origins: Sequence[str]) -> None:
+        """By branch, block and position; what concerns no block last."""
+        order = {origin: number for number, origin in enumerate(origins)}
+        nowhere = 2**63
+        self.findings.sort(
+            key=lambda finding: (
+                order.get(finding.origin, len(order)),
+                nowhere if finding.height is None else finding.height,
+                nowhere if finding.position is None else finding.position,
+            )
+        )
 
     @property
     def wrong(self) -> list[Finding]:
