@@ -61,6 +61,7 @@ class Engine:
         self._told = 0  # of the benched devices
         self._hashes = 0
         self._closed = False
+        self._failure: BaseException | None = None  # of a device's thread, outside its device
         self._threads = [
             Thread(target=self._serve, args=(number,), name=f"mining on {device.name}", daemon=True)
             for number, device in enumerate(self._devices)
@@ -99,6 +100,8 @@ class Engine:
         while True:
             with self._changed:
                 self._changed.wait_for(self._has_news, max(0.0, deadline - time.monotonic()))
+                if self._failure is not None:
+                    raise self._failure
                 if news := self._benched[self._told :]:
                     self._told = len(self._benched)
                 else:
@@ -116,7 +119,8 @@ class Engine:
 
     def _has_news(self) -> bool:
         told = self._told == len(self._benched)
-        return bool(self._mined) or self._closed or not told or not self._schedule.paces
+        ended = self._closed or self._failure is not None or not self._schedule.paces
+        return bool(self._mined) or ended or not told
 
     @property
     def outstanding(self) -> int:
@@ -173,8 +177,13 @@ class Engine:
     # -- a device's thread --------------------------------------------------------------------------------
 
     def _serve(self, number: int) -> None:
-        while (piece := self._next(number)) is not None and self._search(piece):
-            pass
+        try:
+            while (piece := self._next(number)) is not None and self._search(piece):
+                pass
+        except BaseException as error:  # not the device's: a manifest that cannot be read, a fault of ours
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
 
     def _next(self, number: int) -> Slice | None:
         """Wait for work. None when the engine is closed."""

@@ -219,6 +219,19 @@ def test_bad_submissions_are_refused(reference):
         Engine([])
 
 
+def test_a_manifest_that_cannot_be_read_is_not_blamed_on_the_device(reference):
+    class Unreadable(list):
+        def __getitem__(self, row):
+            raise FormatError("the manifest is gone")
+
+    task = Task([IMPOSSIBLE])
+    with Engine([reference], space=64) as engine:
+        engine.submit(task.keys, task.headers, Unreadable(task.manifests), task.not_before)
+        with pytest.raises(FormatError, match="the manifest is gone"):
+            engine.collect(20)
+        assert engine.benched == {}
+
+
 # -- devices that fail --------------------------------------------------------------------------------
 
 
