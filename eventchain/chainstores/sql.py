@@ -50,6 +50,10 @@ class Database(Protocol):
         """A connection that sees the last commit. May be called from several threads."""
         ...
 
+    def snapshot(self) -> AbstractContextManager[Connection]:
+        """A connection whose reads all see one and the same commit."""
+        ...
+
     def writing(self) -> AbstractContextManager[Connection]:
         """A connection in a transaction that commits on leaving, durable, or rolls back on an exception."""
         ...
@@ -69,7 +73,7 @@ class SQLChainStore:
         self._database = database
         self._writing = False
         self._turn = threading.Lock()
-        self._own = threading.local()  # .connection: of the transaction that this thread is in
+        self._own = threading.local()  # .connection, .snapshot: of what this thread is in
 
     @property
     def url(self) -> str:
@@ -103,6 +107,15 @@ class SQLChainStore:
                 self._own.connection = None
 
     @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        with self._errors(), self._database.snapshot() as connection:
+            self._own.snapshot = connection
+            try:
+                yield
+            finally:
+                self._own.snapshot = None
+
+    @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
@@ -113,6 +126,8 @@ class SQLChainStore:
         """The result's columns. A value that is not of its column's type (possible only after an edit of the
         schema, made and undone) is replaced by one that was never there."""
         own = getattr(self._own, "connection", None)
+        if own is None:
+            own = getattr(self._own, "snapshot", None)
         with self._errors(), nullcontext(own) if own is not None else self._database.reading() as connection:
             # Straight from the driver's cursor: plain tuples, no Row objects, the values need no conversion.
             rows = connection.execute(statement).cursor.fetchall()

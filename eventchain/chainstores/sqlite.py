@@ -113,6 +113,15 @@ class SQLiteDatabase:
             raise StoreError(f"{self._path}: changed while it was read", hint="run it again, or read a copy")
 
     @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        with self.reading() as connection:
+            connection.exec_driver_sql("BEGIN")  # deferred: the first read fixes what is seen
+            try:
+                yield connection
+            finally:
+                connection.exec_driver_sql("ROLLBACK")
+
+    @contextmanager
     def writing(self) -> Iterator[Connection]:
         with self._engine.begin() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -75,6 +75,10 @@ class ChainStore(Protocol):
 
     def transaction(self) -> AbstractContextManager[None]: ...
 
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Inside, all reads of this thread see one and the same commit, whoever writes meanwhile."""
+        ...
+
     # -- branches
     def branches(self) -> list[Branch]:
         """All branches, oldest (lowest id, the trunk) first."""

@@ -33,6 +33,17 @@ def verify(
     ``now`` is the verifier's clock in unix seconds; ``progress`` is told of every run of leaves checked.
     Raises StoreError where a store cannot be read at all.
     """
+    with store.snapshot():  # a mine may be going on
+        return _verify(store, events, anchors, now, progress)
+
+
+def _verify(
+    store: ChainStore,
+    events: EventStore,
+    anchors: Sequence[Anchor],
+    now: float,
+    progress: Callable[[int], None],
+) -> Report:
     report = Report()
     walks: dict[str, Walk] = {}
     for branch in _parents_first(store, report):

@@ -102,7 +102,7 @@ class Suspects:
 
 @dataclass
 class _Shift:
-    """A run of events that fit the leaf ``by`` places on; ``last`` is the leaf by position of its last one."""
+    """A run of events that fit the leaf ``by`` places on. ``last``: the last one's leaf by position."""
 
     by: int
     last: int
@@ -224,7 +224,7 @@ class Diagnosis:
         self._shift = _Shift(by, last, int(where[0]), int(where[-1]), len(where), block)
 
     def _goes_on(self, by: int, first: int) -> bool:
-        """Whether a run from leaf ``first`` on goes on with the one before it, an altered event or so apart."""
+        """Whether a run from leaf ``first`` on continues the one before it, a few altered events apart."""
         shift = self._shift
         return shift is not None and shift.by == by and 0 < first - shift.last <= RUN
 

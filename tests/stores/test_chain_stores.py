@@ -278,6 +278,19 @@ def test_writing_elsewhere_than_in_a_writers_transaction_is_a_bug(store: ChainSt
     assert store.branches() == []
 
 
+def test_a_snapshot_sees_one_commit_whoever_writes_meanwhile(store: ChainStore, url: str) -> None:
+    reader = open_chain_store(url)
+    with store.writer(), store.transaction():
+        store.add_branch("first")
+    with reader.snapshot():
+        assert len(reader.branches()) == 1
+        with store.writer(), store.transaction():
+            store.add_branch("second")
+        assert len(reader.branches()) == 1
+    assert len(reader.branches()) == 2
+    reader.close()
+
+
 def test_readers_see_the_last_commit_while_a_transaction_is_open(store: ChainStore, url: str) -> None:
     branch = new_branch(store)
     seen: list[int] = []
