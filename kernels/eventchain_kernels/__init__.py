@@ -1,0 +1,18 @@
+"""Device code as text: one SHA-256d core and the search kernels, behind thin OpenCL, CUDA and host shells.
+
+Headers are pasted into the text, not passed by ``-I``: CuPy's cache key does not see included files (a
+changed header would silently run the old kernel), and PoCL breaks on include paths with spaces.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+_INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
+
+
+def source(name: str) -> str:
+    """The text of a shell (``search.cl``, ``search.cu`` or ``host.c``) with its headers pasted in."""
+    text = (files(__name__) / name).read_text(encoding="utf-8")
+    return _INCLUDE.sub(lambda match: source(match[1]), text)

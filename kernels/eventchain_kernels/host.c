@@ -1,0 +1,53 @@
+/* Host shell, for tests: the CUDA shell's own text as C, one group of one thread at a time. */
+
+#define GROUP 1
+#define KERNEL
+#define __device__
+#define __forceinline__ inline
+#define __constant__
+#define __shared__ static
+#define __syncthreads() ((void)0)
+#define __funnelshift_r(x, y, n) ((x) >> (n) | (y) << (32 - (n)))
+#define __byte_perm(x, y, order) __builtin_bswap32(x)
+#define ADD(x, y) ((x) * one + (y))
+
+static struct { unsigned x; } threadIdx, blockIdx;
+static const struct { unsigned x; } blockDim = {1};
+
+static unsigned atomicAdd(unsigned *p, unsigned x)
+{
+    unsigned old = *p;
+    *p += x;
+    return old;
+}
+
+static unsigned atomicCAS(unsigned *p, unsigned expected, unsigned x)
+{
+    unsigned old = *p;
+    if (old == expected)
+        *p = x;
+    return old;
+}
+
+#include "search.cu"
+
+/* Word 7 of the double hash of the job's header with this nonce. */
+U32 word7(const Job *job, U32 nonce)
+{
+    Ready ready;
+    prepare(job, &ready);
+    ready.mask = 0xffffffffu;
+    return lane(&ready, nonce, 1);
+}
+
+int meets_target(const Job *job, U32 nonce)
+{
+    return wins(job, nonce);
+}
+
+/* `prepare_jobs` for every job: a grid of `count` threads. */
+void prepare_all(const Job *jobs, Ready *ready, U32 count)
+{
+    for (blockIdx.x = 0; blockIdx.x < count; blockIdx.x++)
+        prepare_jobs(jobs, ready, count);
+}
