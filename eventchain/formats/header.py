@@ -104,11 +104,15 @@ def header_hashes(headers: NDArray[Any]) -> NDArray[np.uint8]:
 
 def meets_target(headers: NDArray[Any]) -> NDArray[np.bool_]:
     """Whether each header's hash, as a little-endian integer, is at most the target of its own bits."""
-    hashes = header_hashes(headers).view("<u8")
-    targets = np.ascontiguousarray(target_words(headers["bits"])).view("<u8")
-    met = np.ones(len(headers), np.bool_)
+    return at_most(header_hashes(headers), target_words(headers["bits"]))
+
+
+def at_most(hashes: NDArray[np.uint8], targets: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Whether each hash (n, 32) is at most its target (n, 8), both as little-endian integers."""
+    left, right = hashes.view("<u8"), targets.view("<u8")
+    met = np.ones(len(left), np.bool_)
     for word in range(4):  # from the least significant up: a higher word overrules what lower ones said
-        met = np.where(hashes[:, word] == targets[:, word], met, hashes[:, word] < targets[:, word])
+        met = np.where(left[:, word] == right[:, word], met, left[:, word] < right[:, word])
     return met
 
 
