@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +18,6 @@ from eventchain.contracts.event_store import EventStore
 READ_ROWS = 32_768
 READ_BYTES = 64 * 2**20
 """What is read at a time is kept near this size, whatever the size of the events."""
-READY = 2
-"""Chunks kept ready: the reader works while blocks are built and stored, and memory stays flat."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,45 +97,3 @@ def _late(store: ChainStore, tip: Tip, events: EventStore) -> Leaves:
         if not len(positions) or not below.all():
             return Leaves.join(found) if found else NO_LEAVES
         after = int(positions[-1])
-
-
-@contextmanager
-def ahead(items: Iterator[T]) -> Iterator[Iterator[T]]:
-    """The same items, made by a thread of their own; an error there is raised here."""
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(READY)
-    stopped = threading.Event()
-
-    def put(item: T | None, error: BaseException | None = None) -> None:
-        while not stopped.is_set():
-            try:
-                ready.put((item, error), timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for item in items:
-                put(item)
-                if stopped.is_set():
-                    return
-            put(None)
-        except BaseException as error:  # raised where the items are used
-            put(None, error)
-
-    def taken() -> Iterator[T]:
-        while True:
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            if item is None:
-                return
-            yield item
-
-    thread = threading.Thread(target=work, name="reading events", daemon=True)
-    thread.start()
-    try:
-        yield taken()
-    finally:
-        stopped.set()
-        thread.join()

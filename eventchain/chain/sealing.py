@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eventchain.chain.backlog import Chunk, ahead, chunks
+from eventchain.ahead import ahead
+from eventchain.chain.backlog import Chunk, chunks
 from eventchain.chain.build import CLOCK_TOLERANCE, Builder, Built, Clock
 from eventchain.chain.tip import SCAN, Tip
 from eventchain.contracts.chain_store import Blocks, ChainStore

@@ -13,7 +13,7 @@ from eventchain.errors import FormatError
 from eventchain.formats.anchor import Anchor
 from eventchain.formats.manifest import Manifest
 from eventchain.verify.blocks import Walk, walk_branch
-from eventchain.verify.events import check_events
+from eventchain.verify.events import check_branch, check_store
 from eventchain.verify.findings import Finding, Report
 from eventchain.verify.tree import check_anchors, check_children, check_snapshots
 
@@ -63,10 +63,9 @@ def _verify(
         check_children(walks, report)
     for walk in walks.values():
         if walk is trunk:
-            check_events(store, walk, events.read, report, progress, backlog=True)
+            check_store(store, walk, events.read, report, progress)
         else:
-            read = lambda after, limit, branch=walk.branch.id: store.events(branch, after, limit)  # noqa: E731
-            check_events(store, walk, read, report, progress, backlog=False)
+            check_branch(store, walk, report, progress)
             check_snapshots(store, walk, report)
     for stray in store.strays():
         report.add("stray", stray)

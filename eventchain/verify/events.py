@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from eventchain.ahead import ahead
 from eventchain.contracts.chain_store import ChainStore
 from eventchain.formats.log import Hashes, root_of
 from eventchain.verify.blocks import Block, Walk
@@ -22,12 +24,19 @@ READ = 32_768
 Progress = Callable[[int], None]
 
 
-class EventCursor:
-    """Reads forward through the events, by position."""
+def batches(read: Reader) -> Iterator[Any]:
+    """All events, a batch at a time."""
+    after: int | None = None
+    while (batch := read(after, READ)).num_rows:
+        yield batch
+        after = batch["position"][-1].as_py()
 
-    def __init__(self, read: Reader) -> None:
-        self._read = read
-        self._after: int | None = None
+
+class EventCursor:
+    """Goes forward through the events, by position."""
+
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self._batches = batches
         self._held: Any = None
 
     def upto(self, position: int) -> Iterator[Any]:
@@ -59,33 +68,38 @@ class EventCursor:
         return count
 
     def _next(self) -> Any:
-        batch = self._read(self._after, READ)
-        if not batch.num_rows:
-            return None
-        self._after = batch["position"][-1].as_py()
-        return batch
+        return next(self._batches, None)
 
 
-def check_events(
-    store: ChainStore, walk: Walk, read: Reader, report: Report, progress: Progress, *, backlog: bool
-) -> None:
-    """Check one branch's log, leaves and events. ``backlog``: say so where events follow the log."""
-    check = _Check(store, walk, read, report)
-    for window in windows(walk, check.table):
+def check_store(store: ChainStore, walk: Walk, read: Reader, report: Report, progress: Progress) -> None:
+    """Check the trunk's log, leaves and events, which are read ahead; say so where events follow the log."""
+    with ahead(batches(read)) as events:
+        _check(_Check(store, walk, read, EventCursor(events), report), progress, backlog=True)
+
+
+def check_branch(store: ChainStore, walk: Walk, report: Report, progress: Progress) -> None:
+    """Check a child branch's log, leaves and events, which are in the chain store."""
+    read = partial(store.events, walk.branch.id)
+    _check(_Check(store, walk, read, EventCursor(batches(read)), report), progress, backlog=False)
+
+
+def _check(check: _Check, progress: Progress, *, backlog: bool) -> None:
+    for window in windows(check.walk, check.table):
         check.window(window)
         progress(window.end - window.first)
-        report.events += window.end - window.first
     check.finish(backlog)
 
 
 class _Check:
-    def __init__(self, store: ChainStore, walk: Walk, read: Reader, report: Report) -> None:
-        self._walk = walk
+    def __init__(
+        self, store: ChainStore, walk: Walk, read: Reader, cursor: EventCursor, report: Report
+    ) -> None:
+        self.walk = walk
         self._read = read
         self._report = report
         self.table = LeafTable(store, walk, report)
         self.table.check_shape()
-        self._cursor = EventCursor(read)
+        self._cursor = cursor
         self._roots = RootCheck(walk, report)
         self._upper = UpperTiles(store, walk, report)
         self._diagnosis = Diagnosis(walk, self.table, report)
@@ -104,6 +118,7 @@ class _Check:
         self._upper.take(window.hashes)
         self._diagnosis.take(window, suspects)
         self._last = window
+        self._report.events += window.end - window.first
 
     def finish(self, backlog: bool) -> None:
         if self._last is not None and (follow := self._cursor.peek(NEAR)) is not None:
@@ -114,7 +129,7 @@ class _Check:
             self._report.add(
                 "backlog",
                 f"{waiting} events are not in the chain yet",
-                origin=self._walk.origin,
+                origin=self.walk.origin,
                 count=waiting,
                 notice=True,
             )
@@ -173,7 +188,7 @@ class _Check:
                 "tile",
                 f"{len(changed)} of its stored leaf hashes are not the sealed ones, leaf "
                 f"{block.first + int(changed[0])} first; the events are as they were sealed",
-                origin=self._walk.origin,
+                origin=self.walk.origin,
                 height=block.height,
             )
             window.hashes[rows] = derived
@@ -182,7 +197,7 @@ class _Check:
         self._report.add(
             "tile",
             "its stored leaf hashes do not give its root",
-            origin=self._walk.origin,
+            origin=self.walk.origin,
             height=block.height,
         )
         return False
@@ -212,7 +227,7 @@ class _Check:
                     self._report.add(
                         "piece",
                         "the positions of its leaves do not rise to the one that it states",
-                        origin=self._walk.origin,
+                        origin=self.walk.origin,
                         height=block.height,
                     )
             covered = max(covered, stated)
@@ -220,7 +235,7 @@ class _Check:
     def _late_positions(self) -> NDArray[np.int64]:
         parts = [
             self.table.beside(block.first, block.first + min(block.said.late, block.end - block.first))[1]
-            for block in self._walk.blocks
+            for block in self.walk.blocks
             if block.said is not None and block.said.late
         ]
         return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
