@@ -1,0 +1,179 @@
+"""Compiles the generated functions for this CPU and keeps the machine code in a cache directory.
+
+A *variant* is a way to use a CPU: ``sha`` (x86's SHA instructions), ``avx512`` (16 lanes), ``avx2`` (8),
+``generic`` (4 lanes of whatever vectors there are: SSE2, NEON). ``EVENTCHAIN_CPU_FEATURES`` forces one;
+``EVENTCHAIN_CACHE`` is the cache directory (default: ``eventchain`` in the user's cache directory).
+Functions are compiled one by one, when first asked for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import tempfile
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FUNCTIONS = {"hash_spans": "hash_batch", "search_jobs": "nonce_search"}
+"""Function to the module that builds it."""
+
+
+class Variant(NamedTuple):
+    needs: tuple[str, ...]  # CPU features, as LLVM calls them
+    cpu: str  # LLVM's name of the level to compile for; "": the host itself
+    features: str
+    lanes: dict[str, int]  # messages side by side in each function
+
+
+VARIANTS = {
+    "avx512": Variant(
+        ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx2", "bmi2"),
+        "x86-64-v4",
+        "-prefer-256-bit",  # else LLVM splits the vectors of 512 bits in two
+        {"hash_spans": 16, "search_jobs": 16},
+    ),
+    "sha": Variant(("sha", "avx2", "bmi2"), "x86-64-v3", "+sha", {"hash_spans": 2, "search_jobs": 2}),
+    "avx2": Variant(("avx2", "bmi2"), "x86-64-v3", "", {"hash_spans": 8, "search_jobs": 8}),
+    "generic": Variant((), "", "", {"hash_spans": 4, "search_jobs": 4}),
+}
+
+_lock = threading.Lock()
+_engines: list[Any] = []  # the machine code lives as long as its engine
+
+
+@cache
+def variants() -> tuple[str, ...]:
+    """Those that this CPU and its operating system can run, or the one that is forced."""
+    from llvmlite import binding
+
+    has = binding.get_host_cpu_features()
+    able = tuple(name for name, it in VARIANTS.items() if all(has.get(feature) for feature in it.needs))
+    forced = os.environ.get("EVENTCHAIN_CPU_FEATURES")
+    if not forced:
+        return able
+    if forced not in able:
+        raise ValueError(f"EVENTCHAIN_CPU_FEATURES={forced}: this CPU has {', '.join(able)}")
+    return (forced,)
+
+
+@cache
+def function(name: str, variant: str) -> Callable[..., None]:
+    """The compiled function. All its arguments are integers or addresses of 64 bits; a call lets other
+    Python threads run."""
+    with _lock:
+        address = _load(_object_code(name, variant), name)
+    arguments = len(_builder(name).ARGUMENTS)
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)(address)
+
+
+def _builder(name: str) -> Any:
+    from importlib import import_module
+
+    return import_module(f"eventchain_kernels.native.{FUNCTIONS[name]}")
+
+
+def machine(variant: str) -> Any:
+    """LLVM's target machine of a variant; also of one that this CPU lacks, to look at its code."""
+    from llvmlite import binding
+
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    it = VARIANTS[variant]
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    if it.cpu or x86:
+        cpu, features = it.cpu or "x86-64", it.features
+    else:
+        cpu, features = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
+    target = binding.Target.from_triple(binding.get_process_triple())
+    return target.create_target_machine(cpu=cpu, features=features, opt=3, reloc="pic", jit=True)
+
+
+def optimised(name: str, variant: str, target: Any) -> Any:
+    """The function's module after LLVM's optimiser."""
+    from llvmlite import binding, ir
+
+    module = ir.Module(name)
+    _builder(name).build(module, VARIANTS[variant].lanes[name], variant == "sha")
+    parsed = binding.parse_assembly(str(module))
+    parsed.triple, parsed.data_layout = target.triple, str(target.target_data)
+    options = binding.create_pipeline_tuning_options(speed_level=3)
+    options.loop_unrolling = False
+    builder = binding.create_pass_builder(target, options)
+    builder.getModulePassManager().run(parsed, builder)
+    return parsed
+
+
+def _load(code: bytes, name: str) -> int:
+    from llvmlite import binding
+
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine("generic"))
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)
+    return int(engine.get_function_address(name))
+
+
+# -- the cache ----------------------------------------------------------------------------------------
+
+
+def _object_code(name: str, variant: str) -> bytes:
+    """From the cache, or compiled and put there. A cache that is damaged, foreign or cannot be written
+    costs the time of compiling and nothing else."""
+    folder = _cache_directory()
+    path = folder / f"{name}-{variant}-{_key()}.o"
+    try:
+        raw = path.read_bytes() if _is_ours(folder) else b""
+    except OSError:
+        raw = b""
+    if len(raw) > 32 and hashlib.sha256(raw[32:]).digest() == raw[:32]:
+        return raw[32:]
+    target = machine(variant)
+    code = bytes(target.emit_object(optimised(name, variant, target)))
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _is_ours(folder):
+            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+                file.write(hashlib.sha256(code).digest() + code)
+            os.replace(file.name, path)
+    except OSError:
+        pass
+    return code
+
+
+def _cache_directory() -> Path:
+    named = os.environ.get("EVENTCHAIN_CACHE")
+    if named:
+        return Path(named)
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA", tempfile.gettempdir())) / "eventchain"
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "eventchain"
+    except RuntimeError:  # no home directory
+        return Path(tempfile.gettempdir()) / f"eventchain-{os.getuid()}"
+
+
+def _is_ours(folder: Path) -> bool:
+    """What lies there will be executed: no one else may own the folder or write to it."""
+    if os.name == "nt":
+        return True
+    about = folder.stat()
+    return about.st_uid == os.getuid() and not about.st_mode & 0o022
+
+
+@cache
+def _key() -> str:
+    """Changes with the generator, LLVM and the CPU."""
+    import llvmlite
+    from llvmlite import binding
+
+    parts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    host = binding.get_host_cpu_features().flatten()
+    versions = (llvmlite.__version__, binding.llvm_version_info, binding.get_process_triple())
+    parts.append(repr((versions, binding.get_host_cpu_name(), host)).encode())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
