@@ -98,6 +98,9 @@ class Builder:
 
     @property
     def trunk(self) -> Tip:
+        """Raises StoreError when there is no chain yet."""
+        if not self.tips:
+            raise StoreError("the chain store holds no chain", hint="`eventchain init` begins one")
         return next(iter(self.tips.values()))
 
     def now(self) -> int:

@@ -1,0 +1,112 @@
+"""Putting the parts together: from a configuration to stores, devices, a sealer and a verification."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from eventchain.chain.sealing import Sealer
+from eventchain.chainstores import open_chain_store
+from eventchain.config import DEFAULT_FILE, Config, Mining
+from eventchain.contracts.chain_store import ChainStore
+from eventchain.contracts.event_store import EventStore
+from eventchain.eventstores import open_event_store
+from eventchain.formats.anchor import Anchor
+from eventchain.mining.backends import Choice, choose
+from eventchain.mining.engine import Engine
+from eventchain.verify import Report, verify
+
+
+def _ignore(device: str, reason: str) -> None:
+    pass
+
+
+class Chain:
+    """An event store and the chain that seals it. Use it as a context manager, or close it."""
+
+    def __init__(
+        self,
+        events: EventStore,
+        store: ChainStore,
+        anchors: Sequence[Anchor] = (),
+        mining: Mining | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.events = events
+        self.store = store
+        self.anchors = tuple(anchors)
+        self.mining = mining or Mining()
+        self._clock = clock
+
+    def choose(self, backend: str | None = None, device: str | None = None) -> Choice:
+        """The backend and devices to mine with, tested; the configuration's where an argument is None.
+        Another backend than the configured one does not take the configured device."""
+        if backend is None:
+            backend, device = self.mining.backend, device or self.mining.device
+        return choose(backend, device)
+
+    @contextmanager
+    def sealing(
+        self,
+        choice: Choice | str | None = None,
+        on_benched: Callable[[str, str], None] = _ignore,
+        *,
+        resume: bool = True,
+    ) -> Iterator[Sealer]:
+        """A sealer that holds the chain store's writer lock; ``choice`` may be just a backend's name. With
+        ``resume`` it has already begun to mine what is built and not mined yet.
+
+        Raises LockedError when another writer is at it. What it has made durable stays on leaving, also
+        by an exception; the next one goes on there.
+        """
+        if not isinstance(choice, Choice):
+            choice = self.choose(choice)
+        with (
+            self.store.writer(),
+            Engine(choice.devices, clock=self._clock, on_benched=on_benched) as engine,
+        ):
+            sealer = Sealer(self.store, engine, self._clock, self.events)
+            if resume:
+                sealer.resume()
+            yield sealer
+
+    def verify(
+        self,
+        anchors: Sequence[Anchor] = (),
+        progress: Callable[[int], None] = lambda leaves: None,
+    ) -> Report:
+        """Check everything against both stores, the configuration's anchor and these."""
+        every = (*self.anchors, *anchors)
+        return verify(self.store, self.events, every, now=self._clock(), progress=progress)
+
+    def close(self) -> None:
+        self.events.close()
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_chain(config: Config | str | Path = DEFAULT_FILE) -> Chain:
+    """Open what a configuration names. Raises ConfigError or StoreError."""
+    if not isinstance(config, Config):
+        config = Config.load(config)
+    events = open_event_store(config.store)
+    try:
+        store = open_chain_store(config.chain)
+    except BaseException:
+        events.close()
+        raise
+    return Chain(events, store, (config.anchor,) if config.anchor else (), config.mining)

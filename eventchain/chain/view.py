@@ -1,0 +1,204 @@
+"""Looking things up in a chain: blocks, where an event is, and proofs that it is there.
+
+For people and programs that ask; ``eventchain.verify`` is what checks a chain, and shares nothing of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from eventchain.chain.nodes import LogReader, damaged
+from eventchain.chain.tip import SCAN, Tip, block_link, read_tips
+from eventchain.contracts.chain_store import Blocks, ChainStore
+from eventchain.contracts.event_store import EventStore
+from eventchain.errors import EventChainError, FormatError, StoreError
+from eventchain.formats.header import ZERO, seal_of
+from eventchain.formats.log import inclusion_proof
+from eventchain.formats.manifest import Manifest
+
+
+class Event(NamedTuple):
+    """One event. Text as its bytes: an edited store may hold what is no UTF-8."""
+
+    position: int
+    version: int
+    time: int
+    stream: bytes
+    id: bytes
+    type: bytes
+    data: bytes | None
+    metadata: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockView:
+    """A block as stored. header: 80 bytes; ``first`` to ``said.size`` are its leaves in the log; ``seal``
+    and ``previous_seal`` are None above the sealed prefix."""
+
+    said: Manifest
+    manifest: bytes
+    header: bytes
+    extranonce: int
+    link: bytes
+    mined: bool
+    first: int
+    seal: bytes | None = None
+    previous_seal: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """All that an outsider needs to see that a sealed block commits to an event. leaf: the stored hash;
+    path: the audit path, nearest hash first (RFC 6962), to the root that ``block`` states."""
+
+    event: Event
+    salt: bytes
+    leaf: bytes
+    index: int
+    path: tuple[bytes, ...]
+    block: BlockView
+
+
+class ChainView:
+    """The trunk of a chain store, as it was when the view was opened.
+
+    Raises StoreError where there is no chain, or one that cannot be gone on from.
+    """
+
+    def __init__(self, store: ChainStore) -> None:
+        self._store = store
+        self.tips = read_tips(store)
+        if not self.tips:
+            raise StoreError("the chain store holds no chain", hint="`eventchain init` begins one")
+        self.trunk: Tip = next(iter(self.tips.values()))
+        self.log = LogReader(store, self.trunk.branch.id)
+
+    # -- blocks
+
+    def blocks(self, first: int, end: int) -> Iterator[Blocks]:
+        """Rows of the trunk from height ``first`` up to ``end``, some at a time."""
+        while first < end:
+            rows = self._store.blocks(self.trunk.branch.id, first, min(SCAN, end - first))
+            if not len(rows):
+                return
+            yield rows
+            first = int(rows.heights[-1]) + 1
+
+    def block(self, height: int) -> BlockView | None:
+        """The block of the trunk at this height, None when there is none."""
+        if not 0 <= height <= self.trunk.height:
+            return None
+        rows = self._row(height)
+        said = self._said(rows)
+        seals = self._seals(height, said) if height <= self.trunk.sealed_height else (None, None)
+        return BlockView(
+            said=said,
+            manifest=rows.manifests[0],
+            header=rows.headers[0].tobytes(),
+            extranonce=int(rows.extranonces[0]),
+            link=block_link(rows, 0),
+            mined=bool(rows.headers["time"][0]),
+            first=self.size(height - 1),
+            previous_seal=seals[0],
+            seal=seals[1],
+        )
+
+    def size(self, height: int) -> int:
+        """Leaves in the log up to and with the block at ``height``; 0 below the genesis."""
+        return self._said(self._row(height)).size if height >= 0 else 0
+
+    def block_of(self, index: int) -> int:
+        """The height of the block that added leaf ``index``."""
+        low, high = 0, self.trunk.height
+        while low < high:
+            middle = (low + high) // 2
+            if self.size(middle) > index:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def _row(self, height: int) -> Blocks:
+        rows = self._store.blocks(self.trunk.branch.id, height, 1)
+        if not len(rows) or rows.heights[0] != height:
+            raise damaged(f"block {height} is missing")
+        return rows
+
+    def _said(self, rows: Blocks) -> Manifest:
+        try:
+            return Manifest.parse(rows.manifests[0])
+        except FormatError as error:
+            raise damaged(f"block {int(rows.heights[0])}: {error.message}") from error
+
+    def _seals(self, height: int, said: Manifest) -> tuple[bytes, bytes]:
+        """The seal before a sealed block's and its own, from the newest seal that it names up."""
+        first, before = (said.sealed.height + 1, said.sealed.seal) if said.sealed else (0, ZERO)
+        seal = before
+        for rows in self.blocks(first, height + 1):
+            for row in range(len(rows)):
+                before = seal
+                link, header = block_link(rows, row), rows.headers[row].tobytes()
+                seal = seal_of(before, link, header, int(rows.extranonces[row]))
+        return before, seal
+
+    # -- events
+
+    def index_of(self, position: int) -> int | None:
+        """The leaf of the event at this position, None when the log has none."""
+        return self.log.find(position, self.trunk.log.size)
+
+    def prove(self, event: Event) -> Proof:
+        """Proof that the newest sealed block commits to the event. Raises EventChainError when no sealed
+        block does; it does not check that the event is still what was sealed (:func:`check_proof` does).
+        """
+        index = self.index_of(event.position)
+        newest = self.block(self.trunk.sealed_height)
+        if index is None or newest is None or index >= newest.said.size:
+            what = "is not in the chain yet" if index is None else "is in a block that is not sealed yet"
+            raise EventChainError(f"the event {what}", hint="`eventchain mine` seals it")
+        path = inclusion_proof(index, newest.said.size, self.log.node)
+        salt, _ = self.log.salt_and_position(index)
+        return Proof(event, salt, self.log.leaf(index), index, tuple(path), newest)
+
+
+def events_of(batch: Any) -> list[Event]:
+    """The rows of a small Arrow batch of EVENT_SCHEMA."""
+    return [
+        Event(
+            *(batch[name][row].as_py() for name in ("position", "version", "time")),
+            *(_bytes(batch[name][row]) or b"" for name in ("stream", "id", "type")),
+            *(_bytes(batch[name][row]) for name in ("data", "metadata")),
+        )
+        for row in range(batch.num_rows)
+    ]
+
+
+def event_at(events: EventStore, position: int) -> Event | None:
+    """The event at a position of the event store."""
+    if not 0 <= position < 2**63:
+        return None
+    batch = events.read(position - 1 if position else None, 1)
+    found = events_of(batch)
+    return found[0] if found and found[0].position == position else None
+
+
+def count_after(events: EventStore, position: int | None) -> int:
+    """How many events a store holds above a position, as far as they are safe to seal."""
+    head = events.head()
+    count = 0
+    while head is not None and (position is None or position < head):
+        positions = events.read(position, 65_536)["position"].to_numpy()
+        if not len(positions):
+            break
+        count += int(np.searchsorted(positions, head, side="right"))
+        position = int(positions[-1])
+    return count
+
+
+def _bytes(value: Any) -> bytes | None:
+    """An Arrow string or binary scalar's bytes."""
+    return value.as_buffer().to_pybytes() if value.is_valid else None

@@ -1,0 +1,214 @@
+"""The configuration file: which event store, which chain, the anchor of its genesis, and how to mine.
+
+Paths in SQLite URLs are relative to the file's own folder, so a folder with its file can be moved and a
+command means the same wherever it is typed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from eventchain.errors import ConfigError, FormatError
+from eventchain.formats.anchor import Anchor
+
+DEFAULT_FILE = "eventchain.toml"
+DEFAULT_BACKEND = "auto"
+
+_TEMPLATE = """\
+# EventChain. Paths in sqlite URLs are relative to this file's folder.
+
+# Where the events are.
+store = {store}
+
+# Where the chain that seals them is. Better not in the same hands as the events.
+chain = {chain}
+
+# The genesis: `eventchain verify` requires the chain to begin with it. Whoever can edit this file can forge
+# the chain's beginning, so keep a copy of this line where the stores' administrators cannot reach.
+anchor = {anchor}
+
+[mining]
+# auto (the fastest that works here), reference, cpu, opencl, cuda or another installed one;
+# --backend and EVENTCHAIN_BACKEND come before it.
+backend = {backend}
+
+# Which devices of the backend: indices as "0,2" or a part of the name; all when absent.
+# --device and EVENTCHAIN_DEVICE come before it.
+{device}
+
+# Events in a block, at most; --block-events comes before it. The chain's policy may allow fewer.
+block_events = {block_events}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Mining:
+    """``device``: see ``eventchain.mining.backends.choose``; ``block_events`` None: as many as the chain's
+    policy allows."""
+
+    backend: str = DEFAULT_BACKEND
+    device: str | None = None
+    block_events: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """``store`` and ``chain`` are URLs; ``anchor`` is of the genesis."""
+
+    store: str
+    chain: str
+    anchor: Anchor | None = None
+    mining: Mining = field(default_factory=Mining)
+
+    @classmethod
+    def load(cls, file: str | Path = DEFAULT_FILE) -> Config:
+        """Read a file; relative SQLite paths come out absolute. Raises ConfigError naming the line and key
+        of whatever is wrong."""
+        path = Path(file)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise ConfigError(
+                f"there is no configuration file {path}",
+                hint="`eventchain init` writes one; -C names one elsewhere",
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read {path}: {error}", hint="it is a TOML file in UTF-8") from error
+        return cls.parse(text, path)
+
+    @classmethod
+    def parse(cls, text: str, path: Path) -> Config:
+        """The configuration that ``text``, the content of ``path``, states. Raises ConfigError."""
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path} is not TOML: {error}", hint="compare it with a new one") from None
+        reader = _Reader(text, path)
+        reader.check_keys(values, cls, "")
+        mining = reader.take(values, "mining", dict, {})
+        reader.check_keys(mining, Mining, "mining")
+        folder = path.resolve().parent
+        return cls(
+            store=resolve(reader.take(values, "store", str), folder),
+            chain=resolve(reader.take(values, "chain", str), folder),
+            anchor=reader.anchor(values),
+            mining=Mining(
+                backend=reader.take(mining, "backend", str, DEFAULT_BACKEND),
+                device=reader.take(mining, "device", str, None),
+                block_events=reader.positive(mining, "block_events"),
+            ),
+        )
+
+
+def resolve(url: str, folder: Path) -> str:
+    """The URL with a relative SQLite path (``sqlite:///events.db``, three slashes) made absolute."""
+    scheme, separator, path = url.partition(":///")
+    if not separator or not scheme.endswith("sqlite") or not path or path.startswith("/"):
+        return url
+    # SQLAlchemy's reading: % starts an escape, ? the query; everything else may stand as it is.
+    return f"{scheme}:///{quote(str(folder), safe=' /' + _PLAIN)}/{path}"
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file that a ``sqlite:///`` URL means, None for any other URL."""
+    from urllib.parse import unquote
+
+    scheme, separator, path = url.partition(":///")
+    return Path(unquote(path)) if separator and scheme == "sqlite" and path else None
+
+
+def render(store: str, chain: str, anchor: Anchor, mining: Mining) -> str:
+    """The text of a new configuration file."""
+    return _TEMPLATE.format(
+        store=_quoted(store),
+        chain=_quoted(chain),
+        anchor=_quoted(str(anchor)),
+        backend=_quoted(mining.backend),
+        device='# device = "0"' if mining.device is None else f"device = {_quoted(mining.device)}",
+        block_events=mining.block_events,
+    )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file as a whole, durable on return: a reader sees the old text or the new one."""
+    folder = path.resolve().parent
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # mkstemp gives it to its owner alone
+        temporary.replace(path.resolve())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+# -- reading with the line in every complaint ---------------------------------------------------------
+
+_PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) not in "%?#")
+_MISSING = object()
+_NAMES: dict[type, str] = {str: "a string", int: "a whole number", dict: "a table"}
+
+
+class _Reader:
+    """Takes values out of a parsed file."""
+
+    def __init__(self, text: str, path: Path) -> None:
+        self._lines = text.splitlines()
+        self._path = path
+
+    def check_keys(self, values: dict[str, Any], shape: Any, table: str) -> None:
+        known = [one.name for one in fields(shape)]
+        where = f" in [{table}]" if table else ""
+        for key in values:
+            if key not in known:
+                raise ConfigError(
+                    f"{self._at(key)}: unknown key {key!r}{where}", hint=f"known are {', '.join(known)}"
+                )
+
+    def take(self, values: dict[str, Any], key: str, kind: type, default: Any = _MISSING) -> Any:
+        if key not in values:
+            if default is _MISSING:
+                raise ConfigError(f"{self._path}: the key {key!r} is missing", hint=f"add a line {key} = …")
+            return default
+        value = values[key]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ConfigError(f"{self._at(key)}: {key!r} must be {_NAMES[kind]}, not {value!r}")
+        return value
+
+    def positive(self, values: dict[str, Any], key: str) -> int | None:
+        value: int | None = self.take(values, key, int, None)
+        if value is not None and value < 1:
+            raise ConfigError(f"{self._at(key)}: {key!r} must be at least 1, not {value}")
+        return value
+
+    def anchor(self, values: dict[str, Any]) -> Anchor | None:
+        text = self.take(values, "anchor", str, None)
+        try:
+            return None if text is None else Anchor.parse(text)
+        except FormatError as error:
+            raise ConfigError(f"{self._at('anchor')}: {error.message}", hint=error.hint) from None
+
+    def _at(self, key: str) -> str:
+        """``file:line`` of a key, or of the table of that name."""
+        line = re.compile(rf"\s*(\[\s*)?[\"']?{re.escape(key)}[\"']?\s*[=.\]]")
+        number = next((n for n, text in enumerate(self._lines, 1) if line.match(text)), None)
+        return f"{self._path}:{number}" if number else str(self._path)
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string."""
+    escape = {'"': '\\"', "\\": "\\\\"}
+    return '"' + "".join(escape.get(c, c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}") for c in text) + '"'
