@@ -21,6 +21,8 @@ from eventchain_kernels.native import jit
 
 MIN_SHARE = 2048
 """Messages that are worth handing to another thread."""
+MIN_PART, MAX_PART = 2**12, 2**18
+"""Nonces that one thread takes at a time: under a millisecond to some ten milliseconds."""
 FASTEST_HASHING = ("sha", "avx512", "avx2", "generic")
 FASTEST_SEARCH = ("avx512", "sha", "avx2", "generic")
 """In order of speed, on every CPU that has them."""
@@ -61,19 +63,21 @@ def compress_rows(blocks: NDArray[np.uint8]) -> NDArray[np.uint32]:
 
 
 def search_jobs(
-    jobs: NDArray[Any], solved: NDArray[np.uint8], *, part: int = 2**18, variant: str = ""
+    jobs: NDArray[Any], solved: NDArray[np.uint8], *, variant: str = ""
 ) -> NDArray[np.int64]:
     """Search the nonces of jobs (m,) of ``eventchain.mining.jobs.JOB``: (m,) int64, each job's hit or −1.
 
     solved: (n,) uint8 for the headers that the jobs name: jobs of a header that is not 0 are passed over,
         and a hit sets it to 1.
-    part: nonces between two looks at ``solved``; threads share the work in such parts.
     variant: one of :func:`search_variants`, the fastest by default.
     """
     run = jit.function("search_jobs", variant or search_variants()[0])
     found = np.full(len(jobs), -1, np.int64)
     if not len(jobs):
         return found
+    # Threads share the work in parts, and look at ``solved`` between them.
+    total = int(jobs["count"].sum())
+    part = min(max(total // (16 * cores()), MIN_PART), MAX_PART)
     parts = -(-int(jobs["count"].max()) // part)
     stop = parts * len(jobs)
     following = np.zeros(1, np.int64)
@@ -84,7 +88,7 @@ def search_jobs(
             following.ctypes.data, solved.ctypes.data, found.ctypes.data,
         )  # fmt: skip
 
-    threads = min(cores(), stop) if int(jobs["count"].sum()) > part else 1
+    threads = min(cores(), stop) if total > MIN_PART else 1
     _in_threads([work] * threads)
     return found
 

@@ -19,6 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eventchain.errors import ConfigError
+
 FUNCTIONS = {"hash_spans": "hash_batch", "search_jobs": "nonce_search"}
 """Function to the module that builds it."""
 
@@ -57,7 +59,10 @@ def variants() -> tuple[str, ...]:
     if not forced:
         return able
     if forced not in able:
-        raise ValueError(f"EVENTCHAIN_CPU_FEATURES={forced}: this CPU has {', '.join(able)}")
+        raise ConfigError(
+            f"EVENTCHAIN_CPU_FEATURES={forced} is nothing that this CPU has",
+            hint=f"it has {', '.join(able)}",
+        )
     return (forced,)
 
 
