@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from eventchain.chain.nodes import LogWriter, damaged
 from eventchain.chain.tip import Tip, block_link, policy_at, read_tips
 from eventchain.contracts.chain_store import Blocks, ChainStore
-from eventchain.errors import FormatError, PolicyError
+from eventchain.errors import FormatError, PolicyError, StoreError
 from eventchain.formats.event import EVENT_SCHEMA
 from eventchain.formats.header import HEADER, ZERO, seal_of, sha256d, unmined
 from eventchain.formats.leaf import leaf_hashes, new_salts

@@ -1,0 +1,181 @@
+"""``eventchain status``: how far the chain is, and what a rewrite would cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eventchain.cli.common import (
+    Rate,
+    config_option,
+    console,
+    duration,
+    json_option,
+    note,
+    print_json,
+    quantity,
+)
+
+if TYPE_CHECKING:
+    from eventchain.assembly import Chain
+    from eventchain.chain.cost import RewriteCost
+    from eventchain.chain.view import ChainView
+
+MEASURE_SECONDS = 0.3
+GPU_RATE = "10G"
+ASIC_RATE = "100T"
+
+
+@click.command("status")
+@config_option
+@click.option(
+    "--from",
+    "heights",
+    type=click.IntRange(min=0),
+    multiple=True,
+    metavar="K",
+    help="Price a rewrite from block K on. May be repeated. Default: a few.",
+)
+@click.option("--rate", type=Rate(), help="This host's speed. Default: measured with the configured backend.")
+@click.option("--gpu-rate", type=Rate(), default=GPU_RATE, show_default=True, help="One H200-class GPU.")
+@click.option("--asic-rate", type=Rate(), default=ASIC_RATE, show_default=True, help="A hobby ASIC.")
+@json_option
+def command(
+    config_file: Path,
+    heights: tuple[int, ...],
+    rate: float | None,
+    gpu_rate: float,
+    asic_rate: float,
+    as_json: bool,
+) -> None:
+    """Show what is sealed, what is not yet, and what it would cost to rewrite the chain from a block on.
+
+    Rates are hashes a second, as 30M, 10G or 100T. The cost is the least that a forger must pay: a rewrite
+    of m events takes at least m / (block events) blocks, whatever the blocks hold now.
+    """
+    from eventchain.assembly import open_chain
+    from eventchain.chain.cost import rewrite_cost, total_work
+    from eventchain.chain.view import ChainView
+    from eventchain.errors import ConfigError
+
+    with open_chain(config_file) as chain, chain.store.snapshot():
+        view = ChainView(chain.store)
+        sealed = view.trunk.sealed_height
+        for height in heights:
+            if height > sealed:
+                raise ConfigError(
+                    f"block {height} is not sealed", hint=f"the newest sealed block is {sealed}"
+                )
+        costs = [rewrite_cost(chain.store, view, k) for k in heights or _some_heights(sealed)]
+        facts = _facts(chain, view) | {"total_work": total_work(view)}
+        if rate is None:
+            rate = _measured(chain)
+    rates = {"host": rate, "gpu": gpu_rate, "asic": asic_rate}
+    if as_json:
+        print_json(
+            facts
+            | {
+                "rates": {name: one for name, one in rates.items() if one is not None},
+                "rewrite": [_cost_as_dict(cost, rates) for cost in costs],
+            }
+        )
+    else:
+        _print(facts, costs, rates)
+
+
+def _some_heights(sealed: int) -> list[int]:
+    """The whole chain above its anchored genesis, its newer half and tenth, and its newest block."""
+    return (
+        sorted({max(1, height) for height in (1, sealed // 2, sealed * 9 // 10, sealed)})
+        if sealed > 0
+        else []
+    )
+
+
+def _facts(chain: Chain, view: ChainView) -> dict[str, Any]:
+    from eventchain.chain.view import count_after
+
+    trunk = view.trunk
+    newest = view.block(trunk.sealed_height)
+    sealed_events = newest.said.size if newest is not None else 0
+    linked = trunk.log.size - sealed_events
+    waiting = count_after(chain.events, trunk.position)
+    return {
+        "origin": trunk.branch.origin,
+        "policy": str(trunk.policy),
+        "event_store": chain.events.url,
+        "chain_store": chain.store.url,
+        "event_store_head": chain.events.head(),
+        "sealed_height": trunk.sealed_height,
+        "sealed_position": newest.said.position if newest is not None else None,
+        "sealed_events": sealed_events,
+        "built_height": trunk.height,
+        "backlog_events": linked + waiting,
+        "backlog_blocks": trunk.unsealed + -(-waiting // trunk.policy.events),
+        "linked_events": linked,
+        "linked_blocks": trunk.unsealed,
+        "branches": [tip.branch.origin for tip in view.tips.values()][1:],
+    }
+
+
+def _measured(chain: Chain) -> float | None:
+    """This host's hashes a second, None (and a notice) where nothing can mine."""
+    from eventchain.errors import BackendError
+    from eventchain.mining.backends import measure
+
+    try:
+        choice = chain.choose()
+        return sum(measure(one, MEASURE_SECONDS / len(choice.devices)) for one in choice.devices)
+    except BackendError as error:
+        note(f"this host's speed is not known: {error.message}")
+        return None
+
+
+def _cost_as_dict(cost: RewriteCost, rates: dict[str, float | None]) -> dict[str, Any]:
+    return {
+        "from_block": cost.height,
+        "blocks": cost.blocks,
+        "events": cost.leaves,
+        "hashes": cost.hashes,
+        "least_blocks": cost.least_blocks,
+        "least_hashes": cost.least_hashes,
+        "seconds": {name: cost.least_hashes / rate for name, rate in rates.items() if rate is not None},
+    }
+
+
+def _print(facts: dict[str, Any], costs: list[RewriteCost], rates: dict[str, float | None]) -> None:
+    head, position = facts["event_store_head"], facts["sealed_position"]
+    click.echo(f"chain       {facts['origin']}")
+    click.echo(f"policy      {facts['policy']}")
+    click.echo(f"event store {'empty' if head is None else f'head at position {head}'}")
+    through = "no event" if position is None else f"position {position} ({facts['sealed_events']:,} events)"
+    click.echo(f"sealed      through block {facts['sealed_height']}, {through}")
+    linked = f", {facts['linked_blocks']:,} blocks of them linked" if facts["linked_blocks"] else ""
+    click.echo(f"backlog     {facts['backlog_events']:,} events, {facts['backlog_blocks']:,} blocks{linked}")
+    click.echo(f"total work  {quantity(facts['total_work'])} hashes")
+    for origin in facts["branches"]:
+        click.echo(f"branch      {origin}")
+    if not costs:
+        return
+    from rich.table import Table
+
+    host = rates["host"]
+    table = Table("rewrite from block", "events", "least blocks", "least hashes", box=None, pad_edge=False)
+    table.add_column("this host" + (f" ({quantity(host, 'H/s')})" if host else ""), justify="right")
+    table.add_column(f"one GPU ({quantity(rates['gpu'] or 0, 'H/s')})", justify="right")
+    table.add_column(f"hobby ASIC ({quantity(rates['asic'] or 0, 'H/s')})", justify="right")
+    for column in table.columns[:4]:
+        column.justify = "right"
+    for cost in costs:
+        times = [duration(cost.least_hashes / rate) if rate else "?" for rate in rates.values()]
+        numbers = (f"{cost.height}", f"{cost.leaves:,}", f"{cost.least_blocks:,}")
+        table.add_row(*numbers, quantity(cost.least_hashes), *times)
+    click.echo()
+    console().print(table)
+    click.echo(
+        "\nThe least that a forger must mine: m events fill at least ceil(m / events) blocks at the policy's "
+        "bits. It holds against whoever keeps an anchor from before the block elsewhere; nothing that is "
+        "newer than the newest such anchor is protected against being cut off."
+    )

@@ -1,0 +1,199 @@
+"""``eventchain verify``: re-reads everything and names what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eventchain.cli.common import (
+    Ticker,
+    config_option,
+    console,
+    json_option,
+    note,
+    print_json,
+    printable,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from eventchain.assembly import Chain
+    from eventchain.formats.anchor import Anchor
+    from eventchain.verify import Finding, Report
+
+WITHOUT_ANCHOR = (
+    "No anchor was given. Chain and events fit together, but rows alone hold no outside truth: a chain "
+    "rewritten as a whole, an older copy or one with its tail cut off would look just as good. Give an "
+    "anchor that was kept elsewhere with --anchor."
+)
+
+
+@click.command("verify")
+@config_option
+@click.option(
+    "--anchor",
+    "anchor_files",
+    type=click.Path(dir_okay=False, path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="The chain must contain the anchor in this file; when all is well the newest one is written back. "
+    "A file that does not exist is made. May be repeated.",
+)
+@click.option(
+    "--write-anchor",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the newest anchor here when all is well.",
+)
+@click.option("--store", metavar="URL", help="The event store, instead of the configuration's.")
+@click.option("--chain", "chain_url", metavar="URL", help="The chain store, instead of the configuration's.")
+@json_option
+def command(
+    config_file: Path,
+    anchor_files: tuple[Path, ...],
+    write_anchor: Path | None,
+    store: str | None,
+    chain_url: str | None,
+    as_json: bool,
+) -> None:
+    """Check the whole chain, and every event against it, by reading everything again.
+
+    With both --store and --chain no configuration is read, so an auditor needs only a copy of the chain
+    store and read access to the events. Exit 0: nothing is wrong. Exit 1: findings. With --json each finding
+    is a line, and the verdict the last.
+    """
+    with _opened(config_file, store, chain_url) as chain:
+        anchors = [anchor for file in anchor_files if (anchor := _read(file)) is not None]
+        with _shown(console(err=True)) as progress:
+            report = chain.verify(anchors, progress)
+    (_print_json if as_json else _print)(report)
+    if report.newest is not None:
+        from eventchain.config import write_atomically
+
+        for file in dict.fromkeys((*anchor_files, *((write_anchor,) if write_anchor else ()))):
+            write_atomically(file, f"{report.newest}\n")
+    if not report.clean:
+        click.get_current_context().exit(1)
+
+
+def _opened(config_file: Path, store: str | None, chain: str | None) -> Chain:
+    from dataclasses import replace
+
+    from eventchain.assembly import open_chain
+    from eventchain.config import Config, resolve
+
+    here = Path.cwd()
+    if store is not None and chain is not None:
+        return open_chain(Config(resolve(store, here), resolve(chain, here)))
+    config = Config.load(config_file)
+    if store is not None:
+        config = replace(config, store=resolve(store, here))
+    if chain is not None:
+        config = replace(config, chain=resolve(chain, here))
+    return open_chain(config)
+
+
+def _read(file: Path) -> Anchor | None:
+    """The anchor in a file, None when there is no such file yet."""
+    from eventchain.errors import FormatError
+    from eventchain.formats.anchor import Anchor
+
+    try:
+        return Anchor.parse(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        note(f"{file} does not exist yet: nothing is required of the chain by it")
+        return None
+    except (FormatError, UnicodeDecodeError) as error:
+        raise FormatError(
+            f"{file} holds no anchor: {error}", hint="an anchor reads: origin height link seal"
+        ) from None
+
+
+# -- printing -----------------------------------------------------------------------------------------
+
+
+def _print_json(report: Report) -> None:
+    for finding in report.findings:
+        print_json(finding.as_dict(), indent=None)
+    verdict: dict[str, Any] = {
+        "verdict": report.verdict,
+        "findings": len(report.wrong),
+        "notices": len(report.notices),
+        "blocks": report.blocks,
+        "sealed_blocks": report.sealed_blocks,
+        "events": report.events,
+        "anchors": report.anchors,
+        "anchored_height": report.anchored_height,
+        "anchor": str(report.newest) if report.newest is not None else None,
+    }
+    print_json(verdict, indent=None)
+
+
+def _print(report: Report) -> None:
+    for finding in report.wrong:
+        click.echo(_line(finding))
+    for finding in report.notices:
+        note("notice: " + _line(finding))
+    checked = f"{report.blocks:,} blocks ({report.sealed_blocks:,} sealed), {report.events:,} events"
+    if not report.clean:
+        count = len(report.wrong)
+        click.echo(f"verdict: {count:,} finding{'s' if count > 1 else ''} in {checked}")
+        return
+    if report.anchors:
+        click.echo(f"verdict: clean, anchored at block {report.anchored_height}; {checked}")
+    else:
+        click.echo(f"verdict: self-consistent only; {checked}")
+        note(WITHOUT_ANCHOR)
+    if report.newest is not None:
+        click.echo(f"anchor: {report.newest}")
+
+
+def _line(finding: Finding) -> str:
+    """``altered: block 3, position 2071, stream acc-7, event 5e…: what it means``"""
+    where = []
+    if finding.origin and finding.height is None:
+        where.append(finding.origin)
+    elif finding.height is not None:
+        where.append(f"{finding.origin} block {finding.height}".lstrip())
+    if finding.position is not None:
+        through = f" to {finding.last}" if finding.last not in (None, finding.position) else ""
+        where.append(f"position{'s' if through else ''} {finding.position}{through}")
+    if finding.count > 1:
+        where.append(f"{finding.count:,} events")
+    if finding.stream is not None:
+        where.append(f"stream {finding.stream}")
+    if finding.id is not None:
+        where.append(f"event {finding.id}")
+    place = ", ".join(where)
+    return printable(f"{finding.kind}: {place}{': ' if place else ''}{finding.message}")
+
+
+@contextmanager
+def _shown(out: Console) -> Iterator[Callable[[int], None]]:
+    """A callback that is told of leaves checked: a counter, or plain lines every few seconds."""
+    total = 0
+    if not out.is_terminal:
+        due = Ticker()
+
+        def plain(leaves: int) -> None:
+            nonlocal total
+            total += leaves
+            if due():
+                note(f"{total:,} events checked")
+
+        yield plain
+        return
+
+    with out.status("reading") as status:
+
+        def drawn(leaves: int) -> None:
+            nonlocal total
+            total += leaves
+            status.update(f"{total:,} events checked")
+
+        yield drawn
