@@ -205,7 +205,7 @@ def test_solved_headers_leave_the_table_and_a_slice_is_bounded():
         largest = max(largest, len(schedule._table))
     assert largest <= 2000
     assert len(schedule._manifests) <= 2
-    headers = headers_at([0] * (MAX_HEADERS + 1))
+    headers = np.repeat(headers_at([0]), MAX_HEADERS + 1)
     keys = np.arange(len(headers))
     schedule.add(keys, headers, [b""] * len(keys), np.zeros(len(keys), np.int64))
     assert len(schedule.next(0, NOW).ids) == MAX_HEADERS
