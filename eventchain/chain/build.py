@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from eventchain.errors import FormatError, PolicyError, StoreError
 from eventchain.formats.event import EVENT_SCHEMA
 from eventchain.formats.header import HEADER, ZERO, seal_of, sha256d, unmined
 from eventchain.formats.leaf import leaf_hashes, new_salts
-from eventchain.formats.log import Hashes, root_of
+from eventchain.formats.log import Hashes, roots_of
 from eventchain.formats.manifest import Fork, Manifest, Pointer, Sealed, base_origin, check_origin
 from eventchain.formats.policy import Policy
 
@@ -234,9 +235,12 @@ class Builder:
             self._check(tip, in_force, tip.height + 1 + number, len(leaves), late[number] if late else 0)
         tip.policy = in_force
         first = tip.log.size
+        whole = Leaves.join(blocks)
+        counts = [len(leaves) for leaves in blocks]
+        sizes = list(accumulate(counts, initial=first))[1:]
+        own_roots, log_roots = roots_of(whole.hashes, counts), tip.log.frontier.extend(whole.hashes, sizes)
         heights, manifests, headers = [], [], []
         for number, leaves in enumerate(blocks):
-            tip.log.frontier.append(leaves.hashes)
             if len(leaves):
                 tip.position = max(int(leaves.positions[-1]), -1 if tip.position is None else tip.position)
             built = self.now()
@@ -244,10 +248,10 @@ class Builder:
             manifest = bytes(
                 Manifest(
                     origin=tip.branch.origin,
-                    size=tip.log.size,
-                    root=tip.log.frontier.root(),
+                    size=sizes[number],
+                    root=log_roots[number],
                     height=tip.height + 1,
-                    leaves=root_of(leaves.hashes),
+                    leaves=own_roots[number],
                     built=built,
                     position=tip.position,
                     late=late[number] if late else 0,
@@ -265,7 +269,6 @@ class Builder:
             heights.append(tip.height + 1)
             tip.extend(tip.height + 1, sha256d(headers[-1]), built)  # the link is the unmined header's hash
             fork = pin = policy = None
-        whole = Leaves.join(blocks)
         tip.log.write(first, whole.hashes, whole.salts, whole.positions)
         added = Blocks(
             np.array(heights, np.int64),

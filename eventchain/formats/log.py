@@ -50,31 +50,73 @@ class Frontier:
         return cls(size, {level: node(level, (size >> level) - 1) for level in levels})
 
     def append(self, leaves: Hashes) -> None:
-        size, row, level = self.size, leaves, 0
+        self.extend(leaves, ())
+
+    def extend(self, leaves: Hashes, sizes: Sequence[int]) -> list[bytes]:
+        """Append leaves, and give the log's root at each of these sizes on the way (rising, from the size
+        before to the size after). One hashing call a level, whatever the number of sizes."""
+        before, peaks = self.size, self._peaks
         self.size += len(leaves)
-        while len(row):
-            if size >> level & 1:
-                peak = np.frombuffer(self._peaks.pop(level), np.uint8).reshape(1, 32)
-                row = np.concatenate([peak, row])
-            if len(row) % 2:
-                self._peaks[level] = row[-1].tobytes()
-                row = row[:-1]
-            row = pair_up(row)
+        rows: list[Hashes] = []  # of each level, the nodes that are complete only now
+        self._peaks = {}
+        row, level = leaves, 0
+        while len(row) or before >> level:
+            rows.append(row)
+            if self.size >> level & 1:
+                self._peaks[level] = row[-1].tobytes() if len(row) else peaks[level]
+            if before >> level & 1 and len(row):
+                row = np.concatenate([np.frombuffer(peaks[level], np.uint8).reshape(1, 32), row])
+            row = pair_up(row[: len(row) // 2 * 2])
             level += 1
 
+        def root(size: int) -> bytes:
+            at: dict[int, bytes] = {}
+            for level in range(size.bit_length()):
+                if size >> level & 1:
+                    new = (size >> level) - 1 - (before >> level)
+                    at[level] = rows[level][new].tobytes() if new >= 0 else peaks[level]
+            return _fold(at)
+
+        return [root(size) for size in sizes]
+
     def root(self) -> bytes:
-        """The log's root now (RFC 6962 MTH): its peaks folded from the smallest up."""
-        root: bytes | None = None
-        for level in sorted(self._peaks):
-            root = self._peaks[level] if root is None else node_hash(self._peaks[level], root)
-        return EMPTY_ROOT if root is None else root
+        """The log's root now (RFC 6962 MTH)."""
+        return _fold(self._peaks)
+
+
+def _fold(peaks: dict[int, bytes]) -> bytes:
+    """The root over complete subtrees of these levels, from the smallest up."""
+    root: bytes | None = None
+    for level in sorted(peaks):
+        root = peaks[level] if root is None else node_hash(peaks[level], root)
+    return EMPTY_ROOT if root is None else root
 
 
 def root_of(leaves: Hashes) -> bytes:
     """The root over just these leaves."""
-    frontier = Frontier()
-    frontier.append(leaves)
-    return frontier.root()
+    return roots_of(leaves, [len(leaves)])[0]
+
+
+def roots_of(leaves: Hashes, counts: Sequence[int]) -> list[bytes]:
+    """The roots over each of several runs of leaves that lie end to end, ``counts`` long.
+
+    Runs of one length are hashed together, one call a level: a lone last node goes up a level unpaired,
+    which is RFC 6962's tree.
+    """
+    ends = np.cumsum(counts, dtype=np.int64)
+    roots = [EMPTY_ROOT] * len(counts)
+    for count in set(counts) - {0}:
+        same = [number for number, length in enumerate(counts) if length == count]
+        first = ends[same] - count
+        rows = leaves[(first[:, None] + np.arange(count)).reshape(-1)].reshape(len(same), count, 32)
+        while rows.shape[1] > 1:
+            pairs = rows.shape[1] // 2
+            above = pair_up(rows[:, : 2 * pairs]).reshape(len(same), pairs, 32)
+            lone = rows[:, 2 * pairs :]
+            rows = np.concatenate([above, lone], axis=1) if lone.shape[1] else above
+        for number, root in zip(same, rows, strict=True):
+            roots[number] = root.tobytes()
+    return roots
 
 
 def tile_roots(tiles: Hashes) -> Hashes:

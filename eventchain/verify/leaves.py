@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventchain.contracts.chain_store import TILE, ChainStore
-from eventchain.formats.log import TILE_LEVELS, Frontier, Hashes, root_of, tile_roots
+from eventchain.formats.log import TILE_LEVELS, Frontier, Hashes, roots_of, tile_roots
 from eventchain.verify.blocks import Block, Walk
 from eventchain.verify.findings import Report
 
@@ -171,16 +171,13 @@ class RootCheck:
         self._walk = walk
         self._report = report
         self._frontier: Frontier | None = Frontier()
-        self._tiles: dict[int, Hashes] = {0: np.empty((0, 32), np.uint8)}
 
     def broken(self, window: Window) -> list[Block]:
+        roots = roots_of(window.hashes, [block.end - block.first for block in window.blocks])
         return [
             block
-            for block in window.blocks
-            if block.said is not None
-            and not block.vague
-            and root_of(window.hashes[block.first - window.first : block.end - window.first])
-            != block.said.leaves
+            for block, root in zip(window.blocks, roots, strict=True)
+            if block.said is not None and not block.vague and root != block.said.leaves
         ]
 
     def follow(self, window: Window, hashes: Hashes, broken: bool) -> None:
@@ -189,13 +186,9 @@ class RootCheck:
             self._frontier = None
         if self._frontier is None:
             return
-        for block in window.blocks:
-            self._frontier.append(hashes[block.first - window.first : block.end - window.first])
-            if (
-                block.said is not None
-                and block.said.size == block.end
-                and self._frontier.root() != block.said.root
-            ):
+        roots = self._frontier.extend(hashes, [block.end for block in window.blocks])
+        for block, root in zip(window.blocks, roots, strict=True):
+            if block.said is not None and block.said.size == block.end and root != block.said.root:
                 self._report.add(
                     "manifest", "its root is not of its log", origin=self._walk.origin, height=block.height
                 )
