@@ -242,7 +242,7 @@ def test_the_sealed_prefix(store, builder, clock):
 def test_a_builder_that_was_made_anew_knows_the_same(store, builder, clock):
     add(builder, "extend", builder.trunk, [made_up(0, 300)])
     mine(builder, builder.trunk, 0)
-    add(builder, "add_child", builder.trunk, 0, CHILD, batch_of([one_event(0)]))
+    add(builder, "add_child", builder.trunk, 0, CHILD, batch_of([one_event(0)]), pin=0)
     add(builder, "extend", builder.trunk, [made_up(300, 1)])
     again = Builder(store, clock, salts)
     assert list(again.tips) == list(builder.tips) == [ORIGIN, CHILD]
