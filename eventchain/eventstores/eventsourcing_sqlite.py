@@ -1,0 +1,95 @@
+"""The events of applications written with the Python library ``eventsourcing``, persisted in SQLite."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any
+
+from eventchain.errors import ConfigError, StoreError
+from eventchain.eventstores.sqlite_arrow import EventTable
+from eventchain.eventstores.sqlite_file import SQLiteFile, columns, quoted
+
+COLUMNS = ("originator_id", "originator_version", "topic", "state")
+UNKNOWN_SQL = "(-9223372036854775807 - 1)"
+
+
+class EventsourcingSQLiteStore(SQLiteFile):
+    """``eventsourcing+sqlite:///path?table=stored_events``, read only.
+
+    Declaration 1: position = row id, which the library calls the notification id; stream =
+    ``originator_id`` as stored (a UUID's 32 hex digits); version = ``originator_version``; id =
+    ``<originator_id>/<originator_version>``; type = ``topic``; data = the bytes of ``state``; time unknown,
+    since the library keeps it inside ``state``. Further columns, which applications may add, make
+    ``metadata`` a JSON object, names in the order of their code points, each value a string
+    ``<storage class>:<value>`` (integers in decimal, reals as SQL literals, text and blobs in hex); without
+    any, metadata is null.
+
+    Without ``table``, the one table with the library's columns and row ids. Row ids are kept by VACUUM in
+    all present versions of SQLite, though only promised for a declared key.
+    """
+
+    source = "eventsourcing-sqlite/1"
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, "table")
+
+    def _table(self, connection: sqlite3.Connection) -> EventTable:
+        table = self._options.get("table") or self._detect(connection)
+        found = columns(connection, self._path, table)
+        if missing := [name for name in COLUMNS if name not in found]:
+            raise StoreError(f"the table {table} in {self._path} lacks {', '.join(missing)}",
+                             hint="is it the event table of an `eventsourcing` application?")
+        if any(name.lower() == "_rowid_" for name in found):
+            raise StoreError(f"the table {table} in {self._path} has a column named _rowid_, which hides "
+                             "the order of its rows", hint="rename the column")
+        originator, version, topic, state = COLUMNS
+        return EventTable(
+            table=f"main.{quoted(table)}",
+            position="_rowid_",
+            stream=originator,
+            version=version,
+            id=f"({originator} || '/' || {version})",
+            type=topic,
+            time=UNKNOWN_SQL,
+            data=state,
+            metadata=_metadata(sorted(set(found) - set(COLUMNS))),
+        )
+
+    def _detect(self, connection: sqlite3.Connection) -> str:
+        names = connection.execute(
+            "SELECT l.name FROM pragma_table_list AS l "
+            "WHERE l.schema = 'main' AND l.type = 'table' AND NOT l.wr "
+            "AND (SELECT count(*) FROM pragma_table_info(l.name) AS c "
+            "WHERE c.name IN ('originator_id', 'originator_version', 'topic', 'state')) = 4 ORDER BY l.name"
+        ).fetchall()
+        if not names:
+            raise StoreError(f"{self._path} has no event table of an `eventsourcing` application",
+                             hint="is this the file in SQLITE_DBNAME?")
+        if len(names) > 1:
+            raise ConfigError(f"{self._path} has several event tables: {', '.join(n for n, in names)}",
+                              hint=f"choose one: {self._url.partition('?')[0]}?table={names[0][0]}")
+        return str(names[0][0])
+
+    def _find(self, event_id: str) -> tuple[str, tuple[Any, ...]] | None:
+        stream, _, version = event_id.rpartition("/")
+        if not version.removeprefix("-").isdecimal() or not version.isascii() or abs(int(version)) >= 2**63:
+            return None
+        try:
+            stream.encode()
+        except UnicodeEncodeError:
+            return None
+        return "originator_id = ? AND originator_version = ?", (stream, int(version))
+
+
+def _metadata(names: list[str]) -> str:
+    """SQL for the JSON object over these columns, as a blob."""
+    if not names:
+        return "NULL"
+    pairs = []
+    for name in names:
+        column, key = quoted(name), json.dumps(name).replace("'", "''")
+        value = (f"CASE typeof({column}) WHEN 'integer' THEN {column} WHEN 'real' THEN quote({column}) "
+                 f"ELSE hex({column}) END")
+        pairs.append(f"'{key}:\"' || typeof({column}) || ':' || {value} || '\"'")
+    return "CAST('{' || " + " || ',' || ".join(pairs) + " || '}' AS BLOB)"

@@ -1,0 +1,174 @@
+"""What the event stores in SQLite files share: the connection, its errors, and reading."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock
+from typing import Any
+from urllib.parse import quote
+
+from eventchain.errors import StoreError
+from eventchain.eventstores.open import parse_file_url
+from eventchain.eventstores.sqlite_arrow import EventTable, read_events
+
+BUSY_SECONDS = 60.0
+"""How long to wait for another process's write transaction."""
+MAX_FOUND = 1000
+"""Events with one id that ``find`` returns at most."""
+
+
+class SQLiteFile:
+    """Reads events from a table of an SQLite file. Subclasses say which table, and what it must look like.
+
+    Usable from several threads, which take turns. Not usable across ``fork``. A file that was replaced on
+    disk is opened anew on the next call. Failures are StoreError.
+    """
+
+    def __init__(self, url: str, *options: str, create: bool = False) -> None:
+        self._url = url
+        path, self._options = parse_file_url(url, *options)
+        self._path = os.path.abspath(path)
+        self._lock = RLock()
+        self._identity: tuple[int, int] | None = None
+        self._connection: sqlite3.Connection | None = None
+        with self._connected(create=create) as connection:
+            self._table(connection)
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Make the table; called in ``create`` mode only."""
+
+    def _table(self, connection: sqlite3.Connection) -> EventTable:
+        """Check the table, each time anew since its schema may be changed under us, and describe it."""
+        raise StoreError(f"{type(self).__name__} names no table")
+
+    def _find(self, event_id: str) -> tuple[str, tuple[Any, ...]] | None:
+        """The condition, with its parameters, that rows of this event meet. None: there can be none."""
+        raise StoreError(f"{type(self).__name__} does not say how to find an event")
+
+    # -- the contract
+
+    def read(self, after: int | None, limit: int) -> Any:
+        with self._snapshot() as (connection, table):
+            return read_events(connection, table, after, limit)
+
+    def head(self) -> int | None:
+        """SQLite has one writer at a time, so the highest position committed is safe to seal."""
+        with self._snapshot() as (connection, table):
+            found = connection.execute(f"SELECT max({table.position}) FROM {table.table}").fetchone()
+            return None if found[0] is None else int(found[0])
+
+    def find(self, event_id: str) -> Any:
+        with self._snapshot() as (connection, table):
+            condition, parameters = self._find(event_id) or ("0", ())
+            return read_events(connection, table, None, MAX_FOUND, condition, parameters)
+
+    def now(self) -> int:
+        with self._connected() as connection:
+            return int(connection.execute("SELECT strftime('%s', 'now')").fetchone()[0])
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = self._identity = None
+
+    # -- the connection
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[tuple[sqlite3.Connection, EventTable]]:
+        """One view of the database for all queries in it, and the table as it is there."""
+        with self._connected() as connection:
+            if connection.in_transaction:  # read while appending: the batches to append may come from here
+                yield connection, self._table(connection)
+                return
+            connection.execute("BEGIN")
+            try:
+                yield connection, self._table(connection)
+            finally:
+                connection.rollback()
+
+    @contextmanager
+    def _connected(self, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone, with SQLite's errors as ours."""
+        with self._lock:
+            try:
+                yield self._open(create)
+            except sqlite3.Error as error:
+                raise StoreError(f"{self._path}: {error}", hint=_hint(str(error))) from error
+
+    def _open(self, create: bool) -> sqlite3.Connection:
+        try:
+            status = os.stat(self._path)
+            identity = status.st_dev, status.st_ino
+        except OSError as error:
+            identity = None
+            if not create:
+                self.close()
+                raise StoreError(
+                    f"there is no event store at {self._path}: {error.strerror}",
+                    hint="`eventchain import` makes one; check the URL otherwise",
+                ) from error
+        if self._connection is not None and identity == self._identity:
+            return self._connection
+        self.close()
+        mode = "rwc" if create else "rw"
+        connection = sqlite3.connect(
+            f"file://{quote(os.fsencode(self._path))}?mode={mode}",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            if create:
+                self._prepare(connection)
+            connection.execute("PRAGMA synchronous = FULL")
+            encoding = connection.execute("PRAGMA encoding").fetchone()[0]
+            if encoding != "UTF-8":
+                raise StoreError(
+                    f"{self._path} keeps its text in {encoding}", hint="only databases in UTF-8 can be read"
+                )
+        except BaseException:
+            connection.close()
+            raise
+        status = os.stat(self._path)
+        self._connection, self._identity = connection, (status.st_dev, status.st_ino)
+        return connection
+
+
+def columns(connection: sqlite3.Connection, path: str, table: str) -> list[str]:
+    """The column names of an ordinary table with row ids. Raises StoreError when it is something else."""
+    found = connection.execute(f"PRAGMA main.table_list({quoted(table)})").fetchone()
+    if found is None:
+        raise StoreError(f"{path} has no table {table}", hint="is this the right file?")
+    _, _, kind, _, without_rowid, _ = found
+    if kind != "table" or without_rowid:
+        what = f"a {kind}" if kind != "table" else "declared WITHOUT ROWID, so it keeps no order"
+        raise StoreError(f"{table} in {path} is {what}", hint="events are read from an ordinary table")
+    return [row[1] for row in connection.execute(f"PRAGMA main.table_xinfo({quoted(table)})")]
+
+
+def quoted(name: str) -> str:
+    """A name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _hint(message: str) -> str:
+    if "locked" in message or "busy" in message:
+        return f"another program has held the database for {BUSY_SECONDS:.0f} s"
+    if "not a database" in message or "malformed" in message:
+        return "the file is damaged or not an SQLite database; `PRAGMA integrity_check` says more"
+    if "unable to open" in message:
+        return "check the folder and its permissions; SQLite's write-ahead log needs to write beside the file"
+    if "readonly" in message:
+        return "appending needs write access to the file and its folder"
+    if "disk" in message or "full" in message:
+        return "check the free space"
+    return ""
