@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from eventchain_kernels import native
 
 from eventchain.contracts.backend import Device, Solutions, Work
 from eventchain.errors import BackendError, ConfigError
 from eventchain.mining.jobs import expand, solutions
-from eventchain_kernels import native
 
 CHUNK = 2**26
 """Hashes between two looks at which headers are still open: seconds."""

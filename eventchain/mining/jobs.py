@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from eventchain_kernels.native import compress_rows
 from numpy.typing import NDArray
 
 from eventchain.contracts.backend import NONCES, Solutions, Work
 from eventchain.formats.header import ROLL_MASK, ROLL_SHIFT, target_words
-from eventchain_kernels.native import compress_rows
 
 JOB = np.dtype(
     [
@@ -38,7 +38,9 @@ assert JOB.fields is not None
 assert JOB.fields["count"][1] == 88
 
 
-def expand(work: Work, wanted: NDArray[np.bool_], *, hashes: int, jobs: int = 2**16) -> Iterator[NDArray[Any]]:
+def expand(
+    work: Work, wanted: NDArray[np.bool_], *, hashes: int, jobs: int = 2**16
+) -> Iterator[NDArray[Any]]:
     """Chunks of jobs that cover the work, in the order in which they should be searched.
 
     wanted: (n,) bool, which headers still want a solution. It is read again before every chunk: a caller

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -62,9 +62,7 @@ def compress_rows(blocks: NDArray[np.uint8]) -> NDArray[np.uint32]:
     return state.view(">u4").astype(np.uint32)
 
 
-def search_jobs(
-    jobs: NDArray[Any], solved: NDArray[np.uint8], *, variant: str = ""
-) -> NDArray[np.int64]:
+def search_jobs(jobs: NDArray[Any], solved: NDArray[np.uint8], *, variant: str = "") -> NDArray[np.int64]:
     """Search the nonces of jobs (m,) of ``eventchain.mining.jobs.JOB``: (m,) int64, each job's hit or −1.
 
     solved: (n,) uint8 for the headers that the jobs name: jobs of a header that is not 0 are passed over,
@@ -121,9 +119,9 @@ def _hash(
             start.ctypes.data, len(prefix), int(padded), out.ctypes.data,
         )  # fmt: skip
 
-    shares = min(4 * cores(), n // MIN_SHARE) if cores() > 1 else 1
-    bounds = [n * i // max(shares, 1) for i in range(max(shares, 1) + 1)]
-    _in_threads([lambda a=a, b=b: work(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
+    shares = max(min(4 * cores(), n // MIN_SHARE), 1) if cores() > 1 else 1
+    bounds = [n * i // shares for i in range(shares + 1)]
+    _in_threads([partial(work, a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
     return out
 
 

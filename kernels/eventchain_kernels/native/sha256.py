@@ -117,7 +117,9 @@ class ShaExtensions:
         part = self.builder.add(part, self.pick(m[-2], m[-1], 1, 2, 3, 4))
         return self.builder.call(self._message2, [part, m[-1]])
 
-    def rounds(self, state: tuple[Any, Any], block: Sequence[Any], skip: int = 0) -> Iterator[tuple[Any, Any]]:
+    def rounds(
+        self, state: tuple[Any, Any], block: Sequence[Any], skip: int = 0
+    ) -> Iterator[tuple[Any, Any]]:
         """The state after each pair of rounds, without the final addition; the first ``skip`` pairs are
         already in ``state``. A generator, so that several messages can be emitted in lockstep."""
         m = list(block)
@@ -130,7 +132,9 @@ class ShaExtensions:
                     state = self.two_rounds(*state, self.pick(keyed, keyed, 2, 3, 2, 3) if pair else keyed)
                     yield state
 
-    def compress(self, states: Sequence[tuple[Any, Any]], blocks: Sequence[Sequence[Any]]) -> list[tuple[Any, Any]]:
+    def compress(
+        self, states: Sequence[tuple[Any, Any]], blocks: Sequence[Sequence[Any]]
+    ) -> list[tuple[Any, Any]]:
         """The compression function on several messages, interleaved: the instructions' latency is long."""
         last: list[tuple[Any, Any]] = []
         for step in zip(*(self.rounds(s, b) for s, b in zip(states, blocks, strict=True)), strict=True):

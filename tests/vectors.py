@@ -1,0 +1,110 @@
+"""Blocks of the Bitcoin chain as test vectors: each proves itself, since its hash meets its target."""
+
+from __future__ import annotations
+
+BITCOIN: dict[int, str] = {
+    0: (  # 2009
+        "01000000"
+        "0000000000000000000000000000000000000000000000000000000000000000"
+        "3ba3edfd7a7b12b27ac72c3e67768f617fc81bc3888a51323a9fb8aa4b1e5e4a"
+        "29ab5f49ffff001d1dac2b7c"
+    ),
+    34272: (  # 2010
+        "01000000"
+        "ce53367108008b0ab65be7a308c48a042167aaea7b2a45397e04365e00000000"
+        "40fbd504d61cb1a110826bca68c81d41736908dcbdb3f65154bfaf9c92cf50d9"
+        "c5aa4b4b28c4001dfe665c05"
+    ),
+    100800: (  # 2011
+        "01000000"
+        "ddf75090bebe04fd00bd5d54945a7e775ff21a012374e284fe5a020000000000"
+        "7a71100da32b454f15e1863b6dda148c830f92c0e99806c10f69ac6392ea3cb9"
+        "335a214dcb04041b24da04f8"
+    ),
+    161280: (  # 2012
+        "01000000"
+        "c48381c43b1d2ebd386c70971289aa69e974ff281fedd27f1b03000000000000"
+        "fcec0145025b8ac811b486fc91f07f5a39a2170c2eee1066238dda4545af70b6"
+        "c8df094fd7690d1a350999b5"
+    ),
+    215712: (  # 2013
+        "01000000"
+        "8f6e5a896da6d01f64dbaccb6b651f25f9ac4833922ab9ca9902000000000000"
+        "2d3d3b9e327234a3a7c753cc8b6516ae77f09b756c5d02bdc1291563ace2afc1"
+        "a2f7eb50b129051a57ea296a"
+    ),
+    278208: (  # 2014
+        "02000000"
+        "3f54f6ea1a8b792d0b9114734f27a50ddf7c5e0750bc79a90000000000000000"
+        "327748dc38ea62947682440b7b863c1b3edfb36952a64808a02cdf6498d628e0"
+        "beb9c4521f0703194f5dd7c9"
+    ),
+    338688: (  # 2015
+        "02000000"
+        "2b6af4e45531f7346867d23c474e77230edacfe1ec141b030000000000000000"
+        "0cf62b5b70b30d16e77687f7408f6102161ec2700edd5bb362c0df057f389dd9"
+        "a905b4542f01191805687df4"
+    ),
+    393120: (  # 2016
+        "04000000"
+        "0729964bf295f67e33244b8fcc1d377edc8cbaf8a57389030000000000000000"
+        "a4853787a2cc32d49ad4393df8c134fa667e6a5a41c27ec23092aac37e773161"
+        "2af195561bb3091859c7149e"
+    ),
+    447552: (  # 2017
+        "02000020"
+        "6c120904beae69fd1c7d3f723a3fdcc1272b863bb32c97010000000000000000"
+        "1bac46aa6727dadd2a378c0628f3e934a8e2d7d1f933c5f7c430da081dab408d"
+        "f462755879430318205624c6"
+    ),
+    501984: (  # 2018
+        "00000020"
+        "dd5f9426e27bb2a23f58e15ae231ab8d317c4167a00531000000000000000000"
+        "62d5c797e763a04a4a94232a37dc73c0bd9931e80a83a5cf3d576f90b011b519"
+        "5ab1495ac1910018122d06aa"
+    ),
+    558432: (  # 2019, version bits rolled
+        "00c0ff2f"
+        "6550b5dae76559589e3e3e135237072b6bc498949da628000000000000000000"
+        "5988783435f506d2ccfbadb484e56d6f1d5dfdd480650acae1e3b43d3464ea73"
+        "caf13b5c33d62f171d508fdb"
+    ),
+    612864: (  # 2020, version bits rolled
+        "00008020"
+        "57a6b98b521eff20af3fe34a1e83b0567bbb1e54baac0a000000000000000000"
+        "10527808fa3da56f13b89411e9cde9770a9273d4cad20389f574c12d6c2f73b0"
+        "ed511e5e780c13175cfc9a6c"
+    ),
+    667296: (  # 2021, version bits rolled
+        "0000a020"
+        "aa53c61d57ddf70c6ae5e3d0e7fed1301af340131ead08000000000000000000"
+        "56076f2f6d12ad1d69d2db8c90f32f56dc6ba1d18247431d121698ceec9ddec9"
+        "090f0c6057840d17639fe669"
+    ),
+    717696: (  # 2022, version bits rolled
+        "00004020"
+        "9acaa5d26d392ace656c2428c991b0a3d3d773845a1300000000000000000000"
+        "aa8e225b1f3ea6c4b7afd5aa1cecf691a8beaa7fa1e579ce240e4a62b5ac8ecc"
+        "2141d9618b8c0b170d5c05bb"
+    ),
+    770112: (  # 2023, version bits rolled
+        "00e00928"
+        "8819b7173e4029f92708e98d0912422ef4f448e051fe01000000000000000000"
+        "c5c879dbac38e494d09f28139b42e3a5fc43be03b50cd3edc71eb9b82727de91"
+        "9aadb3637e4108175ae41926"
+    ),
+    824544: (  # 2024, version bits rolled
+        "00e0542f"
+        "c94eab887e6c0d7dcc8c77ac897d99f8989798165b5901000000000000000000"
+        "1aa535e9a4bf7dcc317f1465c67ab9d732a4115d043268897fc2b1b9544cb6df"
+        "bca1986569d8031701c64ac1"
+    ),
+    878976: (  # 2025, version bits rolled
+        "0080cb2a"
+        "84fa5fcdb3c448a0dc7f38c6a7e55f1261fcec2f0b6d00000000000000000000"
+        "a2282f81592e007e389fa35ed4a9f5559c2ebf12fa76b54f0316668dcba6d961"
+        "af1f8467618c02178c74d981"
+    ),
+}
+"""Height to the 80 bytes of the header, in hex: the genesis block and the first of a difficulty period from
+every year since. Source: the public block chain."""
