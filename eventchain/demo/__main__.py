@@ -12,7 +12,7 @@ from pathlib import Path
 
 from eventchain.demo.bank import balances, do_business, open_bank
 
-TRANSACTIONS = 3000
+TRANSACTIONS = 2000
 
 
 def main(arguments: list[str]) -> int:

@@ -82,6 +82,7 @@ class Bank(Application[UUID]):
 class Balance:
     number: str
     owner: str
+    stream: str
     cents: int
 
 
@@ -120,4 +121,4 @@ def do_business(bank: Bank, transactions: int, *, accounts: int = 40, seed: int 
 def balances(bank: Bank, *, accounts: int = 40) -> list[Balance]:
     """What the bank believes: every account replayed from its events."""
     held = (bank.account(f"{1000 + index}") for index in range(accounts))
-    return [Balance(account.number, account.owner, account.balance) for account in held]
+    return [Balance(account.number, account.owner, account.id.hex, account.balance) for account in held]
