@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 
 import numpy as np
 import plain_format as plain
@@ -21,6 +22,7 @@ from eventchain.formats.log import (
     range_root,
     root_from_inclusion,
     root_of,
+    roots_of,
     tile_roots,
 )
 
@@ -314,3 +316,24 @@ def test_consistency_of_equal_and_empty_logs():
 def flipped(data, digest):
     bit = data.draw(st.integers(0, 255))
     return (int.from_bytes(digest, "big") ^ 1 << bit).to_bytes(32, "big")
+
+
+# -- many roots at once
+
+
+@given(st.integers(0, 400), st.lists(st.integers(0, 60), max_size=12), st.data())
+def test_roots_on_the_way(before, steps, data):
+    """The log's root at any rising sizes from the size before to the size after."""
+    after = before + sum(steps)
+    frontier = Frontier.read(before, reader(LEAVES))
+    sizes = sorted(data.draw(st.lists(st.integers(before, after), max_size=6)))
+    roots = frontier.extend(hashes_of(LEAVES[before:after]), sizes)
+    assert roots == [plain.mth(LEAVES[:size]) for size in sizes]
+    assert (frontier.size, frontier.root()) == (after, plain.mth(LEAVES[:after]))
+
+
+@given(st.lists(st.sampled_from([0, 1, 2, 3, 5, 16, 31]) | st.integers(0, 130), max_size=9))
+def test_roots_of_runs(counts):
+    ends = np.cumsum([0, *counts]).tolist()
+    runs = [LEAVES[first:end] for first, end in pairwise(ends)]
+    assert roots_of(hashes_of(LEAVES[: ends[-1]]), counts) == [plain.mth(run) for run in runs]
