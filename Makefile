@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCHES = $(filter-out bench/gpu.py, $(sort $(wildcard bench/*.py)))
 INSTALL = "$(PYTHON)" -m pip --python $(BIN)/python install --quiet --disable-pip-version-check
 
 .PHONY: help demo test lint bench gpu clean
@@ -29,7 +30,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/python -m mypy
 
 bench: $(VENV)/dev.stamp
-	$(BIN)/python -m bench
+	@for file in $(BENCHES); do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
 
 gpu: $(VENV)/gpu.stamp
 	$(BIN)/python bench/gpu.py
