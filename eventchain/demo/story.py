@@ -140,8 +140,9 @@ class Story:
             places = ", ".join(f"{one.kind} at position {one.position}" for one in tamperings)
             self._say(f"All three are named: {places}. The exit code is {code}.")
         self._say(
-            "To hide this, the forger must mine every block again, from the first changed to the newest. And "
-            "even then an anchor that somebody kept elsewhere gives it away."
+            "To hide this, the forger must mine every block again, from the first changed one to the newest. "
+            "That is quick here, where a block costs next to nothing; in earnest you choose what it costs. "
+            "And even then an anchor that somebody kept elsewhere gives it away."
         )
         return missed
 
@@ -175,9 +176,9 @@ class Story:
         return [
             *lines,
             f"cd {shlex.quote(str(here))}",
-            f"eventchain verify --store {STORE.replace('bank', 'bank-tampered')}",
-            "eventchain show 3",
-            f"eventchain show {tamperings[0].position}",
+            f"eventchain verify --store {STORE.replace('bank.db', 'bank-tampered.db')}",
+            "eventchain show 3  # the block of that height",
+            f"eventchain show --position {tamperings[0].position}  # an event and its block",
             "eventchain --help",
         ]
 

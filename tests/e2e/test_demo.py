@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def test_names_all_three_edits_and_leaves_everything_in_the_folder(tmp_path: Pat
     assert not {name for name in left if name.endswith(("-wal", "-shm"))}
 
     last = [line.strip() for line in done.stdout.splitlines() if line.startswith("  eventchain ")]
-    verify, show_block, show_event, help_ = (line.removeprefix("eventchain ").split() for line in last)
+    verify, show_block, show_event, help_ = (shlex.split(line, comments=True)[1:] for line in last)
     config = ["-C", "eventchain.toml"]
     tampered = _run(folder, *verify, *config)
     assert tampered.returncode == 1
