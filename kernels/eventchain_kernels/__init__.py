@@ -9,6 +9,13 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
+CUDA_GROUP = 128
+"""Threads in a block of the CUDA search kernel."""
+CUDA_GROUPS_AN_SM = 7
+"""Blocks of it that an SM holds: 65,536 registers, at most 72 a thread, and no spills."""
+CUDA_OPTIONS = (f"-DGROUP={CUDA_GROUP}", f"-DGROUPS_AN_SM={CUDA_GROUPS_AN_SM}")
+"""With what NVRTC compiles ``search.cu``, besides the architecture."""
+
 _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
 
 

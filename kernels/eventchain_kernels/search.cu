@@ -1,4 +1,4 @@
-/* CUDA shell. Compile with -DGROUP=128: seven such groups fit an SM's registers without a spill. */
+/* CUDA shell. Compile with -DGROUP=<threads in a block> and -DGROUPS_AN_SM=<blocks that an SM shall hold>. */
 
 #define U32 unsigned int
 #define U64 unsigned long long
@@ -8,7 +8,7 @@
 #define TABLE static __constant__ const
 #define GLOBAL
 #ifndef KERNEL
-#define KERNEL extern "C" __global__ __launch_bounds__(GROUP, 7)
+#define KERNEL extern "C" __global__ __launch_bounds__(GROUP, GROUPS_AN_SM)
 #endif
 #define LOCAL_SHARED __shared__
 #define LOCAL_ID threadIdx.x

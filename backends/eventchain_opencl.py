@@ -1,0 +1,161 @@
+"""The ``opencl`` backend: every device of every OpenCL platform, through PyOpenCL."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from eventchain_gpu_common import READY_BYTES, SLOTS, KernelDevice, Session
+from eventchain_kernels import source
+from numpy.typing import NDArray
+
+from eventchain.contracts.backend import Device
+from eventchain.errors import BackendError
+
+try:
+    import pyopencl as cl
+except ImportError as error:
+    raise BackendError(
+        f"PyOpenCL cannot be imported: {error}", hint="pip install 'eventchain[opencl]'"
+    ) from None
+
+GPU_GROUP = 128
+GPU_ITEMS_A_UNIT = 2048  # work-items in flight on a compute unit: what today's GPUs hold at most
+
+
+class OpenCLSession:
+    """One in-order queue; results are read back behind each launch."""
+
+    def __init__(self, program: Any, context: Any, shape: Shape, headers: int) -> None:
+        self._context, self._shape, self._headers = context, shape, headers
+        self._queue = cl.CommandQueue(context)
+        # Kernel objects hold their arguments: a set of their own makes sessions independent.
+        self._prepare, self._search = cl.Kernel(program, "prepare_jobs"), cl.Kernel(program, "search")
+        self._winner, self._nonce, self._counter = (self._buffer(4 * n) for n in (headers, headers, 1))
+        self._slots: list[tuple[Any, ...]] = [()] * SLOTS
+        for buffer in (self._winner, self._nonce):
+            self._clear(buffer, headers)
+
+    def _buffer(self, size: int) -> Any:
+        return cl.Buffer(self._context, cl.mem_flags.READ_WRITE, size)
+
+    def _clear(self, buffer: Any, words: int) -> None:
+        cl.enqueue_fill_buffer(self._queue, buffer, np.uint32(0), 0, 4 * words)
+
+    def submit(self, slot: int, jobs: NDArray[Any], chunk: int, units: int) -> None:
+        queue, count = self._queue, np.uint32(len(jobs))
+        sent, ready = self._buffer(jobs.nbytes), self._buffer(READY_BYTES * len(jobs))
+        winner = np.empty(self._headers, np.uint32)
+        cl.enqueue_copy(queue, sent, jobs, is_blocking=False)
+        self._clear(self._counter, 1)
+        self._prepare.set_args(sent, ready, count)
+        cl.enqueue_nd_range_kernel(queue, self._prepare, (len(jobs),), None)
+        self._search.set_args(
+            sent, ready, count, np.uint32(chunk), np.uint32(units),
+            self._counter, self._winner, self._nonce, np.uint32(1),
+        )  # fmt: skip
+        groups, size = min(self._shape.groups, units), self._shape.group
+        cl.enqueue_nd_range_kernel(queue, self._search, (groups * size,), (size,))
+        done = cl.enqueue_copy(queue, winner, self._winner, is_blocking=False)
+        queue.flush()
+        self._slots[slot] = (done, winner, jobs, sent, ready)
+
+    def wait(self, slot: int) -> NDArray[np.uint32]:
+        done, winner, *_ = self._slots[slot]
+        done.wait()
+        self._slots[slot] = ()
+        return winner  # type: ignore[no-any-return]
+
+    def results(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        winner, nonce = np.empty(self._headers, np.uint32), np.empty(self._headers, np.uint32)
+        cl.enqueue_copy(self._queue, winner, self._winner)
+        cl.enqueue_copy(self._queue, nonce, self._nonce)
+        return winner, nonce
+
+    def close(self) -> None:
+        self._queue.finish()  # nothing may still write into our arrays
+
+
+class Shape(NamedTuple):
+    """How the kernel is laid over a device: nonces a work-item, work-items a group, groups at once."""
+
+    vector: int
+    group: int
+    groups: int
+
+
+def shape_for(device: Any) -> Shape:
+    if device.type & cl.device_type.CPU:
+        # A core for each group, its vector unit for the lanes; OpenCL's vectors end at 16.
+        return Shape(min(device.preferred_vector_width_int, 16), 1, device.max_compute_units)
+    group = min(GPU_GROUP, device.max_work_group_size)
+    return Shape(1, group, device.max_compute_units * GPU_ITEMS_A_UNIT // group)
+
+
+class OpenCLDevice(KernelDevice):
+    def __init__(self, device: Any, name: str, shape: Shape) -> None:
+        super().__init__()
+        self.name, self.shape = name, shape
+        self.lanes = shape.vector * shape.group
+        self._device = device
+        self._build_lock = threading.Lock()
+        self._built: tuple[Any, Any] | None = None
+
+    def _program(self) -> tuple[Any, Any]:
+        with self._build_lock:
+            if self._built is None:
+                context = cl.Context([self._device])
+                with warnings.catch_warnings():
+                    # Compilers talk even when all is well, and PyOpenCL makes a warning of it.
+                    warnings.simplefilter("ignore", cl.CompilerWarning)
+                    program = cl.Program(context, source("search.cl")).build(
+                        [f"-DLANES={self.shape.vector}", f"-DGROUP={self.shape.group}"]
+                    )
+                self._built = program, context
+            return self._built
+
+    @contextmanager
+    def session(self, headers: int) -> Iterator[Session]:
+        try:
+            session = OpenCLSession(*self._program(), self.shape, headers)
+            try:
+                yield session
+            finally:
+                session.close()
+        except cl.Error as error:
+            raise BackendError(
+                f"{self.name} failed: {error}", hint="choose another with --device or --backend"
+            ) from error
+
+
+class OpenCLBackend:
+    name = "opencl"
+
+    def __init__(self, devices: Sequence[Device]) -> None:
+        self.devices = devices
+
+
+def open_backend() -> OpenCLBackend:
+    hint = "install the device's OpenCL driver, or for CPUs: pip install 'pyopencl[pocl]'"
+    try:
+        platforms = cl.get_platforms()
+    except cl.Error as error:  # the loader raises when it knows no platform
+        raise BackendError(f"no OpenCL platform: {error}", hint=hint) from error
+    devices: list[Device] = []
+    reasons: list[str] = []
+    for platform in platforms:
+        try:
+            found = platform.get_devices()
+        except cl.Error as error:
+            reasons.append(f"{platform.name.strip()}: {error}")
+            continue
+        for device in found:
+            name = f"{device.name.strip()} ({platform.name.strip()}) #{len(devices)}"
+            devices.append(OpenCLDevice(device, name, shape_for(device)))
+    if not devices:
+        raise BackendError("; ".join(["no OpenCL device", *reasons]), hint=hint)
+    return OpenCLBackend(devices)
