@@ -45,9 +45,9 @@ class Chain:
     def choose(self, backend: str | None = None, device: str | None = None) -> Choice:
         """The backend and devices to mine with, tested; the configuration's where an argument is None.
         Another backend than the configured one does not take the configured device."""
-        if backend is None:
-            backend, device = self.mining.backend, device or self.mining.device
-        return choose(backend, device)
+        if device is None and backend in (None, self.mining.backend):
+            device = self.mining.device
+        return choose(backend or self.mining.backend, device)
 
     @contextmanager
     def sealing(

@@ -211,4 +211,8 @@ class _Reader:
 def _quoted(text: str) -> str:
     """A TOML basic string."""
     escape = {'"': '\\"', "\\": "\\\\"}
-    return '"' + "".join(escape.get(c, c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}") for c in text) + '"'
+    return (
+        '"'
+        + "".join(escape.get(c, c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}") for c in text)
+        + '"'
+    )

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from eventchain.chain.view import Event, Proof
+from eventchain.chain.view import BlockView, Event, Proof
+from eventchain.errors import FormatError
 from eventchain.formats.header import HEADER, link_of, meets_target, merkle_root, seal_of, sha256
 from eventchain.formats.log import root_from_inclusion
 from eventchain.formats.manifest import encode_digest
@@ -42,6 +43,15 @@ def check_proof(proof: Proof) -> list[str]:
         wrong.append("the event is not the one that was sealed, or its salt was replaced")
     if root_from_inclusion(proof.leaf, proof.index, block.said.size, proof.path) != block.said.root:
         wrong.append("the path does not lead to the root that the block states")
+    try:
+        wrong += _check_block(block)
+    except FormatError as error:  # a target or an extranonce that none can have
+        wrong.append(error.message)
+    return wrong
+
+
+def _check_block(block: BlockView) -> list[str]:
+    wrong = []
     header = np.frombuffer(block.header, HEADER)
     if header["merkle_root"].tobytes() != merkle_root(block.manifest, block.extranonce):
         wrong.append("the header is not of the block's manifest")
@@ -50,10 +60,8 @@ def check_proof(proof: Proof) -> list[str]:
     prev, bits = header["prev"].tobytes(), int(header["bits"][0])
     if link_of(prev, block.manifest, bits) != block.link:
         wrong.append("the link is not the block's")
-    if (
-        block.previous_seal is None
-        or seal_of(block.previous_seal, block.link, block.header, block.extranonce) != block.seal
-    ):
+    seal = seal_of(block.previous_seal or b"", block.link, block.header, block.extranonce)
+    if seal != block.seal:
         wrong.append("the seal is not the block's")
     return wrong
 

@@ -10,7 +10,7 @@ from eventchain.cli.common import json_option, print_json, printable
 @click.command("backends")
 @json_option
 def command(as_json: bool) -> None:
-    """List the mining backends with their devices, or why one cannot be used."""
+    """List what can mine here, or why it cannot."""
     from eventchain.mining.backends import survey
 
     found = survey()

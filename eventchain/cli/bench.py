@@ -25,8 +25,9 @@ MANY_BITS = 12
 )
 @json_option
 def command(backend: str | None, device: str | None, seconds: float, as_json: bool) -> None:
-    """Measure each backend and device, in MH/s: one hard header, and many headers of 12 bits.
+    """Measure each backend and device, in MH/s.
 
+    On one hard header, and on many headers of 12 bits each.
     Each device passes its known-answer test first. A backend that cannot be used is named on stderr.
     """
     from eventchain.errors import BackendError, ConfigError

@@ -79,8 +79,9 @@ def command(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Begin a chain: write the configuration, create the stores, mine the genesis.
+    """Begin a chain and mine its genesis.
 
+    Writes the configuration file and creates the stores.
     The policy (difficulty, block events, lag, late) is stated by the genesis and can only be tightened
     later. An event store at an sqlite:/// URL is created when it is absent. Paths in sqlite URLs are
     relative to the configuration file's folder. When anything fails nothing is left behind.

@@ -52,8 +52,9 @@ def command(
     link_only: bool,
     as_json: bool,
 ) -> None:
-    """Seal every event that is not in the chain yet, and mine what is built and not mined.
+    """Seal every event that is not sealed yet.
 
+    What is built and not mined yet is mined too.
     It can be interrupted at any moment, also by kill -9: what is mined is kept and the next run goes on.
     Blocks that were linked with --link-only may be mined elsewhere: on a copy of the chain store, by
     another host and another backend.

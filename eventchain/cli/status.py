@@ -11,6 +11,7 @@ from eventchain.cli.common import (
     Rate,
     config_option,
     console,
+    device_options,
     duration,
     json_option,
     note,
@@ -38,9 +39,10 @@ ASIC_RATE = "100T"
     metavar="K",
     help="Price a rewrite from block K on. May be repeated. Default: a few.",
 )
-@click.option("--rate", type=Rate(), help="This host's speed. Default: measured with the configured backend.")
+@click.option("--rate", type=Rate(), help="This host's speed. Default: measured.")
 @click.option("--gpu-rate", type=Rate(), default=GPU_RATE, show_default=True, help="One H200-class GPU.")
 @click.option("--asic-rate", type=Rate(), default=ASIC_RATE, show_default=True, help="A hobby ASIC.")
+@device_options
 @json_option
 def command(
     config_file: Path,
@@ -48,9 +50,11 @@ def command(
     rate: float | None,
     gpu_rate: float,
     asic_rate: float,
+    backend: str | None,
+    device: str | None,
     as_json: bool,
 ) -> None:
-    """Show what is sealed, what is not yet, and what it would cost to rewrite the chain from a block on.
+    """Show what is sealed and what a rewrite would cost.
 
     Rates are hashes a second, as 30M, 10G or 100T. The cost is the least that a forger must pay: a rewrite
     of m events takes at least m / (block events) blocks, whatever the blocks hold now.
@@ -71,7 +75,7 @@ def command(
         costs = [rewrite_cost(chain.store, view, k) for k in heights or _some_heights(sealed)]
         facts = _facts(chain, view) | {"total_work": total_work(view)}
         if rate is None:
-            rate = _measured(chain)
+            rate = _measured(chain, backend, device)
     rates = {"host": rate, "gpu": gpu_rate, "asic": asic_rate}
     if as_json:
         print_json(
@@ -120,13 +124,13 @@ def _facts(chain: Chain, view: ChainView) -> dict[str, Any]:
     }
 
 
-def _measured(chain: Chain) -> float | None:
+def _measured(chain: Chain, backend: str | None, device: str | None) -> float | None:
     """This host's hashes a second, None (and a notice) where nothing can mine."""
     from eventchain.errors import BackendError
     from eventchain.mining.backends import measure
 
     try:
-        choice = chain.choose()
+        choice = chain.choose(backend, device)
         return sum(measure(one, MEASURE_SECONDS / len(choice.devices)) for one in choice.devices)
     except BackendError as error:
         note(f"this host's speed is not known: {error.message}")

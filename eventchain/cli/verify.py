@@ -61,8 +61,9 @@ def command(
     chain_url: str | None,
     as_json: bool,
 ) -> None:
-    """Check the whole chain, and every event against it, by reading everything again.
+    """Check the chain and every event against it.
 
+    Everything is read again and nothing is trusted.
     With both --store and --chain no configuration is read, so an auditor needs only a copy of the chain
     store and read access to the events. Exit 0: nothing is wrong. Exit 1: findings. With --json each finding
     is a line, and the verdict the last.

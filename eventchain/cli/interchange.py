@@ -1,0 +1,83 @@
+"""``eventchain import`` and ``eventchain export``: events from and to files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eventchain.cli.common import config_option, duration, json_option, note, print_json
+
+if TYPE_CHECKING:
+    from eventchain.contracts.event_store import EventStore
+
+ROWS = 32_768
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@config_option
+@json_option
+def import_command(file: Path, config_file: Path, as_json: bool) -> None:
+    """Append the events of FILE to the event store, all or none.
+
+    FILE is CloudEvents 1.0 as JSON Lines (also gzipped, also - for stdin) or Parquet. Positions are given
+    anew, in the file's order; data bytes are kept as they stand.
+    """
+    from eventchain.config import Config
+    from eventchain.errors import ConfigError
+    from eventchain.eventstores import open_event_store
+    from eventchain.interchange import read_events
+
+    store = open_event_store(Config.load(config_file).store)
+    try:
+        if not hasattr(store, "append_batches"):
+            raise ConfigError(
+                f"{store.url} is another application's store and not ours to write",
+                hint="let that application append its events",
+            )
+        began = time.monotonic()
+        count = store.append_batches(read_events(file))
+        seconds = time.monotonic() - began
+    finally:
+        store.close()
+    if as_json:
+        print_json({"events": count, "seconds": round(seconds, 3)})
+    else:
+        click.echo(f"imported {count:,} events in {duration(seconds)}")
+
+
+@click.command("export")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@config_option
+def export_command(file: Path, config_file: Path) -> None:
+    """Write all events to FILE.
+
+    FILE is CloudEvents 1.0 as JSON Lines (.jsonl, .jsonl.gz, or - for stdout) or Parquet (.parquet). It
+    appears only when it is complete. Positions are given anew when it is imported.
+    """
+    from eventchain.config import Config
+    from eventchain.eventstores import open_event_store
+    from eventchain.interchange import write_events
+
+    store = open_event_store(Config.load(config_file).store)
+    try:
+        count = write_events(_batches(store), file)
+    finally:
+        store.close()
+    note(f"exported {count:,} events")
+
+
+def _batches(store: EventStore) -> Iterator[Any]:
+    """Every event that the store holds now, ascending."""
+    head = store.head()
+    after: int | None = None
+    while head is not None and (after is None or after < head):
+        batch = store.read(after, ROWS)
+        if not batch.num_rows:
+            return
+        after = batch["position"][-1].as_py()
+        yield batch
