@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,7 @@ def _hash(
 
     shares = max(min(4 * cores(), n // MIN_SHARE), 1) if cores() > 1 else 1
     bounds = [n * i // shares for i in range(shares + 1)]
-    _in_threads([partial(work, a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
+    _in_threads([partial(work, a, b) for a, b in pairwise(bounds)])
     return out
 
 

@@ -133,8 +133,8 @@ class Loop:
         self._branch(condition, self.head)
 
     def leave(self) -> None:
-        """Leave here (the last word of an ``if``)."""
         self._builder.branch(self.end)
+        self._builder.position_at_end(self._builder.append_basic_block("unreachable"))
 
     def _branch(self, condition: Any, otherwise: Any) -> None:
         on = self._builder.append_basic_block("on")

@@ -130,7 +130,7 @@ def _object_code(name: str, variant: str) -> bytes:
     """From the cache, or compiled and put there. A cache that is damaged, foreign or cannot be written
     costs the time of compiling and nothing else."""
     folder = _cache_directory()
-    path = folder / f"{name}-{variant}-{_key()}.o"
+    path = folder / f"{name}-{_key(variant)}.o"
     try:
         raw = path.read_bytes() if _is_ours(folder) else b""
     except OSError:
@@ -172,13 +172,13 @@ def _is_ours(folder: Path) -> bool:
 
 
 @cache
-def _key() -> str:
-    """Changes with the generator, LLVM and the CPU."""
+def _key(variant: str) -> str:
+    """Changes with the generator, LLVM, the CPU and the variant."""
     import llvmlite
     from llvmlite import binding
 
     parts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     host = binding.get_host_cpu_features().flatten()
     versions = (llvmlite.__version__, binding.llvm_version_info, binding.get_process_triple())
-    parts.append(repr((versions, binding.get_host_cpu_name(), host)).encode())
+    parts.append(repr((versions, binding.get_host_cpu_name(), host, VARIANTS[variant])).encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]

@@ -15,7 +15,7 @@ from typing import Any
 from llvmlite import ir
 
 from eventchain_kernels.native.emit import I8, I32, I64, Code, swap
-from eventchain_kernels.native.sha256 import INITIAL, QUAD, Lanes, ShaExtensions
+from eventchain_kernels.native.sha256 import INITIAL, QUAD, K, Lanes, ShaExtensions
 
 ARGUMENTS = ("jobs", "n", "stop", "part", "next", "solved", "found")
 """jobs: address of n jobs, each cut into parts of ``part`` nonces; work item k < stop is part k // n of job
@@ -57,7 +57,7 @@ def build(module: ir.Module, lanes: int, sha_extensions: bool) -> None:
             nonces.next_unless(b.icmp_signed(">=", answer, I64(0)))
             code.store(answer, code.at(found, index), 8)
             b.store_atomic(I8(1), mark, "monotonic", 1)
-            nonces.leave_unless(ir.IntType(1)(0))
+            nonces.leave()
     b.ret_void()
 
 
@@ -68,21 +68,26 @@ def _with_vectors(code: Code, job: Any, lanes: int) -> WordSeven:
     tail = [sha.splat(code.load(I32, b.add(job, I64(TAIL + 4 * i)), 4)) for i in range(3)]
     target = sha.splat(code.load(I32, b.add(job, I64(TARGET + 28)), 4))
 
+    initial = [sha.constant(word) for word in INITIAL]
+
     def candidates(first: Any) -> Any:
         nonce = swap(b, sha.add(sha.splat(first), sha.type(list(range(lanes)))))
-        met = b.icmp_unsigned("<=", swap(b, double_hash(sha, midstate, tail, nonce)[7]), target)
+        digest = sha.compress(midstate, second_block(tail, nonce, sha.constant))
+        seven = sha.compress(initial, digest_block(digest, sha.constant))[7]
+        met = b.icmp_unsigned("<=", swap(b, seven), target)
         return b.zext(b.bitcast(met, ir.IntType(lanes)), I64)
 
     return candidates
 
 
-def double_hash(sha: Lanes, midstate: list[Any], tail: list[Any], nonce: Any) -> list[Any]:
-    """Digest words of the header's second block and the hash of the hash."""
-    zero = sha.constant(0)
-    block = [*tail, nonce, sha.constant(PADDING), *[zero] * 10, sha.constant(HEADER_BITS)]
-    digest = sha.compress(midstate, block)
-    initial = [sha.constant(word) for word in INITIAL]
-    return sha.compress(initial, [*digest, sha.constant(PADDING), *[zero] * 6, sha.constant(DIGEST_BITS)])
+def second_block(tail: list[Any], nonce: Any, word: Callable[[int], Any]) -> list[Any]:
+    """The header's last 16 bytes, padded."""
+    return [*tail, nonce, word(PADDING), *[word(0)] * 10, word(HEADER_BITS)]
+
+
+def digest_block(digest: list[Any], word: Callable[[int], Any]) -> list[Any]:
+    """A digest to be hashed again, padded."""
+    return [*digest, word(PADDING), *[word(0)] * 6, word(DIGEST_BITS)]
 
 
 def _with_extensions(code: Code, job: Any, lanes: int) -> WordSeven:
@@ -134,12 +139,18 @@ def _check(module: ir.Module) -> ir.Function:
     """The first candidate whose whole hash meets the whole target, among those below ``left``; or −1."""
     code = Code(module, "check", ("job", "first", "hits", "left"), I64)
     code.function.linkage = "internal"
-    code.function.attributes.add("noinline")
     job, first, hits, left = code.args()
     b = code.builder
-    sha = Lanes(b, 1)
-    midstate = [code.load(I32, b.add(job, I64(MIDSTATE + 4 * i)), 4) for i in range(8)]
-    tail = [code.load(I32, b.add(job, I64(TAIL + 4 * i)), 4) for i in range(3)]
+    compress = _compress(module)
+    block, state = code.array(I32, 16), code.array(I32, 8)
+
+    def fill(address: Any, words: list[Any]) -> None:
+        for i, word in enumerate(words):
+            code.store(word, b.add(address, I64(4 * i)), 4)
+
+    def words_at(address: Any, n: int) -> list[Any]:
+        return [code.load(I32, b.add(address, I64(4 * i)), 4) for i in range(n)]
+
     candidates = code.variable(hits)
     answer = code.variable(I64(-1))
     with code.forever() as loop:
@@ -149,13 +160,51 @@ def _check(module: ir.Module) -> ir.Function:
         loop.leave_unless(code.less(lane, left))
         candidates.set(b.and_(rest, b.sub(rest, I64(1))))
         nonce = b.add(first, lane)
-        digest = double_hash(sha, midstate, tail, swap(b, b.trunc(nonce, I32)))
+        fill(state, words_at(b.add(job, I64(MIDSTATE)), 8))
+        tail = words_at(b.add(job, I64(TAIL)), 3)
+        fill(block, second_block(tail, swap(b, b.trunc(nonce, I32)), I32))
+        b.call(compress, [state, block])
+        fill(block, digest_block(words_at(state, 8), I32))
+        fill(state, [I32(word) for word in INITIAL])
+        b.call(compress, [state, block])
         met: Any = ir.IntType(1)(1)
-        for i, word in enumerate(digest):  # from the least significant up: a higher word overrules
-            mine, limit = swap(b, word), code.load(I32, b.add(job, I64(TARGET + 4 * i)), 4)
+        limits = words_at(b.add(job, I64(TARGET)), 8)
+        for word, limit in zip(words_at(state, 8), limits, strict=True):
+            mine = swap(b, word)  # from the least significant up: a higher word overrules
             met = b.select(b.icmp_unsigned("==", mine, limit), met, code.less(mine, limit))
         loop.next_unless(met)
         answer.set(nonce)
-        loop.leave_unless(ir.IntType(1)(0))
+        loop.leave()
     b.ret(answer.get())
+    return code.function
+
+
+def _compress(module: ir.Module) -> ir.Function:
+    """One compression in small code, for what is seldom called: loops over schedule and rounds."""
+    code = Code(module, "compress", ("state", "block"))
+    code.function.linkage = "internal"
+    code.function.attributes.add("noinline")
+    state, block = code.args()
+    b = code.builder
+    sha = Lanes(b, 1)
+    table = ir.GlobalVariable(module, ir.ArrayType(I32, 64), "K")
+    table.global_constant, table.linkage = True, "internal"
+    table.initializer = ir.Constant(table.value_type, K)
+    constants = b.ptrtoint(table, I64)
+    w = code.array(I32, 64)
+    code.copy(w, block, I64(64))
+
+    with code.count(I64(48)) as (t, _):
+        here = code.at(w, t, 4)
+        before = [code.load(I32, b.add(here, I64(4 * (16 - distance))), 4) for distance in (16, 15, 7, 2)]
+        code.store(sha.schedule(*before), b.add(here, I64(64)), 4)
+    before = [code.load(I32, b.add(state, I64(4 * i)), 4) for i in range(8)]
+    now = [code.variable(word) for word in before]
+    with code.count(I64(64)) as (t, _):
+        k, word = (code.load(I32, code.at(base, t, 4), 4) for base in (constants, w))
+        for variable, value in zip(now, sha.round([it.get() for it in now], k, word), strict=True):
+            variable.set(value)
+    for i, (old, new) in enumerate(zip(before, now, strict=True)):
+        code.store(b.add(old, new.get()), b.add(state, I64(4 * i)), 4)
+    b.ret_void()
     return code.function

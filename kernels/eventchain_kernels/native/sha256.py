@@ -1,5 +1,5 @@
 """SHA-256 (FIPS 180-4) described once and emitted as LLVM IR: on vectors of any width, or on x86's own
-SHA instructions. Everything is unrolled; what a caller does not use of a result, LLVM drops."""
+SHA instructions. What a caller does not use of a result, LLVM drops."""
 
 from __future__ import annotations
 
@@ -68,33 +68,38 @@ class Lanes:
     def shifted(self, x: Any, by: int) -> Any:
         return self.builder.lshr(x, self.constant(by))
 
-    def schedule(self, w: list[Any], t: int) -> Any:
-        """Word ``t`` of the message schedule from the sixteen before it."""
-        s0 = self.xor(self.rotations(w[t - 15], 7, 18), self.shifted(w[t - 15], 3))
-        s1 = self.xor(self.rotations(w[t - 2], 17, 19), self.shifted(w[t - 2], 10))
-        return self.add(w[t - 16], w[t - 7], s0, s1)
+    def schedule(self, w16: Any, w15: Any, w7: Any, w2: Any) -> Any:
+        """A word of the message schedule from those 16, 15, 7 and 2 places before it."""
+        s0 = self.xor(self.rotations(w15, 7, 18), self.shifted(w15, 3))
+        s1 = self.xor(self.rotations(w2, 17, 19), self.shifted(w2, 10))
+        return self.add(w16, w7, s0, s1)
+
+    def round(self, state: Sequence[Any], k: Any, w: Any) -> list[Any]:
+        a, b, c, d, e, f, g, h = state
+        choose = self.xor(g, self.builder.and_(e, self.xor(f, g)))
+        t1 = self.add(h, k, w, choose, self.rotations(e, 6, 11, 25))
+        # b ^ c is the round before's a ^ b: LLVM computes it once
+        majority = self.xor(b, self.builder.and_(self.xor(a, b), self.xor(b, c)))
+        t2 = self.add(self.rotations(a, 2, 13, 22), majority)
+        return [self.add(t1, t2), a, b, c, self.add(d, t1), e, f, g]
 
     def compress(self, state: Sequence[Any], block: Sequence[Any]) -> list[Any]:
-        """The compression function: state of 8 words and block of 16 words to the next state."""
+        """The compression function: state of 8 words and block of 16 words to the next state. Unrolled."""
         w = list(block)
-        a, b, c, d, e, f, g, h = state
-        same_ab = self.xor(b, c)
+        now = list(state)
         for t in range(64):
             if t >= 16:
-                w.append(self.schedule(w, t))
-            choose = self.xor(g, self.builder.and_(e, self.xor(f, g)))
-            t1 = self.add(h, self.constant(K[t]), w[t], choose, self.rotations(e, 6, 11, 25))
-            ab = self.xor(a, b)  # next round's b ^ c
-            majority = self.xor(b, self.builder.and_(ab, same_ab))
-            t2 = self.add(self.rotations(a, 2, 13, 22), majority)
-            same_ab = ab
-            a, b, c, d, e, f, g, h = self.add(t1, t2), a, b, c, self.add(d, t1), e, f, g
-        return [self.add(old, new) for old, new in zip(state, (a, b, c, d, e, f, g, h), strict=True)]
+                w.append(self.schedule(w[t - 16], w[t - 15], w[t - 7], w[t - 2]))
+            now = self.round(now, self.constant(K[t]), w[t])
+        return [self.add(old, new) for old, new in zip(state, now, strict=True)]
+
+
+State = tuple[Any, Any]
+"""As x86's instructions want it: two vectors, (F, E, B, A) and (H, G, D, C) from the low element up."""
 
 
 class ShaExtensions:
-    """x86's SHA instructions, one message a register set. State is kept as they want it: two vectors,
-    (F, E, B, A) and (H, G, D, C) from the low element up."""
+    """SHA-256 by x86's own instructions."""
 
     def __init__(self, builder: ir.IRBuilder) -> None:
         self.builder = builder
@@ -107,7 +112,7 @@ class ShaExtensions:
         """A vector of four elements of x (0 to 3) and y (4 to 7)."""
         return self.builder.shuffle_vector(x, y, QUAD(list(elements)))
 
-    def two_rounds(self, abef: Any, cdgh: Any, keyed: Any) -> tuple[Any, Any]:
+    def two_rounds(self, abef: Any, cdgh: Any, keyed: Any) -> State:
         """Two rounds with the two low elements of ``keyed`` (schedule word + constant)."""
         return self.builder.call(self._two_rounds, [cdgh, abef, keyed]), abef
 
@@ -132,13 +137,9 @@ class ShaExtensions:
                     state = self.two_rounds(*state, self.pick(keyed, keyed, 2, 3, 2, 3) if pair else keyed)
                     yield state
 
-    def compress(
-        self, states: Sequence[tuple[Any, Any]], blocks: Sequence[Sequence[Any]]
-    ) -> list[tuple[Any, Any]]:
+    def compress(self, states: Sequence[State], blocks: Sequence[Sequence[Any]]) -> list[State]:
         """The compression function on several messages, interleaved: the instructions' latency is long."""
-        last: list[tuple[Any, Any]] = []
-        for step in zip(*(self.rounds(s, b) for s, b in zip(states, blocks, strict=True)), strict=True):
-            last = list(step)
+        *_, last = zip(*(self.rounds(s, b) for s, b in zip(states, blocks, strict=True)), strict=True)
         return [
             (self.builder.add(old[0], new[0]), self.builder.add(old[1], new[1]))
             for old, new in zip(states, last, strict=True)

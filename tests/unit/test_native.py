@@ -1,0 +1,281 @@
+"""The generated SHA-256 code: every variant that this CPU can run against hashlib, and its cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from eventchain_kernels import native
+from eventchain_kernels.native import jit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vectors import BITCOIN
+
+from eventchain.formats.header import HEADER, header_hashes, meets_target
+from eventchain.mining.jobs import JOB
+
+ABLE = jit.variants()
+MESSAGES = st.lists(st.binary(max_size=300), max_size=40)
+PREFIXES = st.sampled_from([b"", b"\x00", b"\x01", b"eventchain/1\n", bytes(range(64)), bytes(130)])
+
+
+@pytest.fixture(params=[*jit.VARIANTS, "sixteen lanes"], scope="module")
+def variant(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each variant, as if forced from outside; and the 16 lanes of AVX-512 on narrower vectors."""
+    name = request.param
+    patch = pytest.MonkeyPatch()
+    if name == "sixteen lanes":
+        narrow = jit.VARIANTS["avx2" if "avx2" in ABLE else "generic"]
+        patch.setitem(jit.VARIANTS, name, narrow._replace(lanes=jit.VARIANTS["avx512"].lanes))
+    elif name not in ABLE:
+        pytest.skip(f"this CPU has no {name}")  # it has what it has
+    patch.setattr(native, "FASTEST_HASHING", (name,))
+    patch.setattr(jit, "variants", lambda: (name,))
+    yield name
+    patch.undo()
+
+
+def digests(messages: list[bytes]) -> np.ndarray:
+    raw = b"".join(hashlib.sha256(message).digest() for message in messages)
+    return np.frombuffer(raw, np.uint8).reshape(-1, 32)
+
+
+# -- hashing ------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    messages=MESSAGES, prefix=PREFIXES, skipped=st.integers(0, 9), kind=st.sampled_from([np.int32, np.int64])
+)
+def test_spans(variant, messages, prefix, skipped, kind):
+    data = np.frombuffer(bytes(skipped) + b"".join(messages) + b"more", np.uint8)
+    offsets = np.cumsum([skipped, *map(len, messages)]).astype(kind)
+    expected = digests([prefix + message for message in messages])
+    np.testing.assert_array_equal(native.sha256_spans(data, offsets, prefix), expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(0, 40), length=st.integers(0, 200), prefix=PREFIXES, seed=st.integers(0, 2**32))
+def test_rows(variant, n, length, prefix, seed):
+    rows = np.random.default_rng(seed).integers(0, 256, (n, length), np.uint8)
+    expected = digests([prefix + row.tobytes() for row in rows])
+    np.testing.assert_array_equal(native.sha256_rows(rows, prefix), expected)
+
+
+def test_every_length_around_the_padding(variant):
+    data = np.arange(400, dtype=np.int64).astype(np.uint8)
+    lengths = np.arange(260)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    data = np.resize(data, offsets[-1])
+    messages = [data[a:b].tobytes() for a, b in pairwise(offsets)]
+    np.testing.assert_array_equal(native.sha256_spans(data, offsets), digests(messages))
+
+
+def test_one_long_message_among_short_ones(variant):
+    data = np.random.default_rng(0).integers(0, 256, 1_000_100, np.uint8)
+    offsets = np.array([0, 3, 1_000_003, 1_000_003, 1_000_100])
+    messages = [data[a:b].tobytes() for a, b in pairwise(offsets)]
+    np.testing.assert_array_equal(native.sha256_spans(data, offsets), digests(messages))
+
+
+def test_many_rows_on_all_cores(variant, monkeypatch):
+    monkeypatch.setattr(native, "MIN_SHARE", 100)
+    rows = np.random.default_rng(1).integers(0, 256, (10_001, 80), np.uint8)
+    np.testing.assert_array_equal(native.sha256_rows(rows), digests([row.tobytes() for row in rows]))
+
+
+def test_compression(variant):
+    messages = [bytes([i]) * i for i in range(56)]  # short enough to fit one block with their padding
+    blocks = b"".join((m + b"\x80").ljust(56, b"\0") + (8 * len(m)).to_bytes(8, "big") for m in messages)
+    state = native.compress_rows(np.frombuffer(blocks, np.uint8).reshape(-1, 64))
+    assert state.dtype == np.uint32
+    np.testing.assert_array_equal(state, digests(messages).view(">u4"))
+
+
+def test_rows_need_not_lie_in_order(variant):
+    rows = np.random.default_rng(2).integers(0, 256, (50, 70), np.uint8)
+    turned = np.asfortranarray(rows)[::2]
+    np.testing.assert_array_equal(native.sha256_rows(turned), digests([row.tobytes() for row in turned]))
+
+
+@pytest.mark.parametrize(
+    ("data", "offsets"),
+    [
+        (np.zeros(9, np.uint8), np.array([0, 10])),
+        (np.zeros(9, np.uint8), np.array([-1, 3])),
+        (np.zeros(9, np.uint8), np.array([0, 5, 4, 9])),
+        (np.zeros(9, np.uint8), np.array([], np.int64)),
+        (np.zeros(9, np.uint8), np.array([0.0, 1.0])),
+        (np.zeros(9, np.int8), np.array([0, 1])),
+    ],
+)
+def test_offsets_outside_the_data_are_refused(data, offsets):
+    with pytest.raises(ValueError, match=r"offsets|data"):
+        native.sha256_spans(data, offsets)
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match="two dimensions"):
+        native.sha256_rows(np.zeros(64, np.uint8))
+    with pytest.raises(ValueError, match=r"\(n, 64\)"):
+        native.compress_rows(np.zeros((2, 63), np.uint8))
+
+
+# -- the search ---------------------------------------------------------------------------------------
+
+
+def job_of(raw: bytes, target: int, first: int, count: int) -> np.ndarray:
+    job = np.zeros(1, JOB)
+    job["midstate"] = native.compress_rows(np.frombuffer(raw[:64], np.uint8).reshape(1, 64))
+    job["tail"] = np.frombuffer(raw[64:76], ">u4")
+    job["target"] = np.frombuffer(target.to_bytes(32, "little"), "<u4")
+    job["first"], job["count"] = first, count
+    return job
+
+
+def found_by(variant: str, jobs: np.ndarray) -> list[int]:
+    solved = np.zeros(int(jobs["header"].max()) + 1, np.uint8)
+    return native.search_jobs(jobs, solved, variant=variant).tolist()
+
+
+def hash_of(raw: bytes) -> int:
+    return int.from_bytes(header_hashes(np.frombuffer(raw, HEADER))[0].tobytes(), "little")
+
+
+def test_all_256_bits_are_compared(variant):
+    for text in list(BITCOIN.values())[:6]:
+        raw = bytes.fromhex(text)
+        nonce, value = int.from_bytes(raw[76:], "little"), hash_of(raw)
+        for word in range(8):
+            above, below = value + (1 << 32 * word), value - (1 << 32 * word)
+            if below >= 0:
+                assert found_by(variant, job_of(raw, below, nonce, 1)) == [-1]
+            assert found_by(variant, job_of(raw, above, nonce, 1)) == [nonce]
+        assert found_by(variant, job_of(raw, value, nonce, 1)) == [nonce]
+        assert found_by(variant, job_of(raw, value - 1, nonce, 1)) == [-1]
+
+
+def test_every_place_in_a_vector(variant):
+    raw = bytes.fromhex(BITCOIN[0])
+    nonce, value = int.from_bytes(raw[76:], "little"), hash_of(raw)
+    for before in range(20):
+        assert found_by(variant, job_of(raw, value, nonce - before, before + 1)) == [nonce]
+        assert found_by(variant, job_of(raw, value, nonce - before - 1, before + 1)) == [-1]
+        assert found_by(variant, job_of(raw, value, nonce - before, 100)) == [nonce]
+
+
+def test_jobs_of_solved_headers_are_passed_over(variant):
+    raw = bytes.fromhex(BITCOIN[0])
+    jobs = np.repeat(job_of(raw, 2**256 - 1, 7, 50), 3)
+    jobs["header"] = [0, 1, 1]
+    solved = np.array([1, 0], np.uint8)
+    found = native.search_jobs(jobs, solved, variant=variant)
+    assert found.tolist() == [-1, 7, -1]
+    assert solved.tolist() == [1, 1]
+    assert native.search_jobs(jobs[:0], solved, variant=variant).tolist() == []
+
+
+def test_a_long_search_is_shared_by_threads(variant, monkeypatch):
+    monkeypatch.setattr(native, "cores", lambda: 3)
+    raw = bytes.fromhex(BITCOIN[0])
+    nonce, value = int.from_bytes(raw[76:], "little"), hash_of(raw)
+    jobs = np.repeat(job_of(raw, 0, nonce - 30_000, 20_000), 3)
+    jobs["header"] = [0, 1, 2]
+    jobs["target"][1] = np.frombuffer(value.to_bytes(32, "little"), "<u4")
+    jobs["count"] = [20_000, 50_000, 10_000]
+    assert found_by(variant, jobs) == [-1, nonce, -1]
+    assert meets_target(np.frombuffer(raw, HEADER)).all()
+
+
+# -- the compiler and its cache -----------------------------------------------------------------------
+
+
+def python(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+HASH = (
+    "import numpy as np; from eventchain_kernels import native;"
+    "print(native.sha256_rows(np.zeros((1, 0), np.uint8)).tobytes().hex())"
+)
+EMPTY = hashlib.sha256().hexdigest()
+
+
+def test_importing_it_does_not_load_llvm():
+    assert python("import sys, eventchain_kernels.native; print('llvmlite' in sys.modules)") == "False"
+
+
+def test_machine_code_is_kept_and_used_again(tmp_path):
+    assert python(HASH, EVENTCHAIN_CACHE=str(tmp_path / "deep" / "cache")) == EMPTY
+    (kept,) = (tmp_path / "deep" / "cache").iterdir()
+    written = kept.stat().st_mtime_ns
+    assert python(HASH, EVENTCHAIN_CACHE=str(kept.parent)) == EMPTY
+    assert kept.stat().st_mtime_ns == written
+    assert list(kept.parent.iterdir()) == [kept]
+
+
+@pytest.mark.parametrize("damage", [b"", bytes(5000)])
+def test_a_damaged_cache_is_harmless(tmp_path, damage):
+    python(HASH, EVENTCHAIN_CACHE=str(tmp_path))
+    (kept,) = tmp_path.iterdir()
+    good = kept.read_bytes()
+    kept.write_bytes(good[: len(good) // 2] + damage)
+    assert python(HASH, EVENTCHAIN_CACHE=str(tmp_path)) == EMPTY
+    assert kept.read_bytes() == good
+
+
+def test_a_cache_that_cannot_be_written_is_harmless(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert python(HASH, EVENTCHAIN_CACHE=str(tmp_path / "file" / "cache")) == EMPTY
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no mode bits")
+def test_a_cache_that_others_may_write_is_not_trusted(tmp_path):
+    tmp_path.chmod(0o777)
+    assert python(HASH, EVENTCHAIN_CACHE=str(tmp_path)) == EMPTY
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_variant_can_be_forced(tmp_path):
+    code = "from eventchain_kernels import native; print(native.search_variants())"
+    assert python(code, EVENTCHAIN_CPU_FEATURES="generic") == "['generic']"
+
+
+def test_forcing_what_the_cpu_lacks_is_refused():
+    code = (
+        "from eventchain.errors import ConfigError\nfrom eventchain_kernels import native\n"
+        "try: native.search_variants()\nexcept ConfigError as error: print(error)"
+    )
+    said = python(code, EVENTCHAIN_CPU_FEATURES="abacus")
+    assert "abacus" in said
+    assert "generic" in said
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="x86 code")
+def test_avx512_code_is_what_it_should_be():
+    """Compiled for a CPU that need not be here: 512-bit vectors, rotates and three-operand logic in one
+    instruction each, and the schedule mostly in registers."""
+    target = jit.machine("avx512")
+    text = target.emit_assembly(jit.optimised("search_jobs", "avx512", target))
+    body = text[text.index("\nsearch_jobs:") :]
+    hot = max(re.split(r"\n\.L\w+:", body), key=len)
+    lines = [line for line in hot.splitlines() if "zmm" in line]
+    count = {
+        name: sum(line.split()[0] == name for line in lines) for name in ("vprold", "vpternlogd", "vpslld")
+    }
+    assert count["vprold"] > 900
+    assert count["vpternlogd"] > 550
+    assert count["vpslld"] == 0
+    on_the_stack = [line for line in lines if "(%rsp)" in line or "(%rbp)" in line]
+    assert len(on_the_stack) < len(lines) / 8, (len(on_the_stack), len(lines))
