@@ -38,11 +38,16 @@ class EventsourcingSQLiteStore(SQLiteFile):
         table = self._options.get("table") or self._detect(connection)
         found = columns(connection, self._path, table)
         if missing := [name for name in COLUMNS if name not in found]:
-            raise StoreError(f"the table {table} in {self._path} lacks {', '.join(missing)}",
-                             hint="is it the event table of an `eventsourcing` application?")
+            raise StoreError(
+                f"the table {table} in {self._path} lacks {', '.join(missing)}",
+                hint="is it the event table of an `eventsourcing` application?",
+            )
         if any(name.lower() == "_rowid_" for name in found):
-            raise StoreError(f"the table {table} in {self._path} has a column named _rowid_, which hides "
-                             "the order of its rows", hint="rename the column")
+            raise StoreError(
+                f"the table {table} in {self._path} has a column named _rowid_, which hides "
+                "the order of its rows",
+                hint="rename the column",
+            )
         originator, version, topic, state = COLUMNS
         return EventTable(
             table=f"main.{quoted(table)}",
@@ -64,11 +69,15 @@ class EventsourcingSQLiteStore(SQLiteFile):
             "WHERE c.name IN ('originator_id', 'originator_version', 'topic', 'state')) = 4 ORDER BY l.name"
         ).fetchall()
         if not names:
-            raise StoreError(f"{self._path} has no event table of an `eventsourcing` application",
-                             hint="is this the file in SQLITE_DBNAME?")
+            raise StoreError(
+                f"{self._path} has no event table of an `eventsourcing` application",
+                hint="is this the file in SQLITE_DBNAME?",
+            )
         if len(names) > 1:
-            raise ConfigError(f"{self._path} has several event tables: {', '.join(n for n, in names)}",
-                              hint=f"choose one: {self._url.partition('?')[0]}?table={names[0][0]}")
+            raise ConfigError(
+                f"{self._path} has several event tables: {', '.join(n for (n,) in names)}",
+                hint=f"choose one: {self._url.partition('?')[0]}?table={names[0][0]}",
+            )
         return str(names[0][0])
 
     def _find(self, event_id: str) -> tuple[str, tuple[Any, ...]] | None:
@@ -89,7 +98,9 @@ def _metadata(names: list[str]) -> str:
     pairs = []
     for name in names:
         column, key = quoted(name), json.dumps(name).replace("'", "''")
-        value = (f"CASE typeof({column}) WHEN 'integer' THEN {column} WHEN 'real' THEN quote({column}) "
-                 f"ELSE hex({column}) END")
+        value = (
+            f"CASE typeof({column}) WHEN 'integer' THEN {column} WHEN 'real' THEN quote({column}) "
+            f"ELSE hex({column}) END"
+        )
         pairs.append(f"'{key}:\"' || typeof({column}) || ':' || {value} || '\"'")
     return "CAST('{' || " + " || ',' || ".join(pairs) + " || '}' AS BLOB)"

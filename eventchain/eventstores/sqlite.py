@@ -54,16 +54,22 @@ class SQLiteEventStore(SQLiteFile):
     def _table(self, connection: sqlite3.Connection) -> EventTable:
         found = columns(connection, self._path, "events")
         if missing := [name for name in COLUMNS if name not in found]:
-            raise StoreError(f"the table events in {self._path} lacks {', '.join(missing)}",
-                             hint="this is not an event store of EventChain, or its schema was changed")
+            raise StoreError(
+                f"the table events in {self._path} lacks {', '.join(missing)}",
+                hint="this is not an event store of EventChain, or its schema was changed",
+            )
         if more := [name for name in found if name not in COLUMNS]:
-            raise StoreError(f"the table events in {self._path} has columns that no chain covers: "
-                             f"{', '.join(more)}", hint="keep them in a table of their own")
+            raise StoreError(
+                f"the table events in {self._path} has columns that no chain covers: {', '.join(more)}",
+                hint="keep them in a table of their own",
+            )
         key = connection.execute("SELECT name FROM pragma_table_info('events') WHERE pk").fetchall()
         index = connection.execute("SELECT 1 FROM pragma_index_list('events') WHERE origin = 'pk'").fetchone()
         if key != [("position",)] or index:  # with an index of its own the key is not the row's number
-            raise StoreError(f"position is not the INTEGER PRIMARY KEY of events in {self._path}",
-                             hint="the schema was changed")
+            raise StoreError(
+                f"position is not the INTEGER PRIMARY KEY of events in {self._path}",
+                hint="the schema was changed",
+            )
         return EventTable("main.events", *COLUMNS)
 
     def _find(self, event_id: str) -> tuple[str, tuple[Any, ...]] | None:
@@ -154,8 +160,10 @@ def _rows(batch: Any) -> list[tuple[Any, ...]]:
         if field.name != "position":
             column = named.get(field.name)
             if column is None or column.type != field.type or (column.null_count and not field.nullable):
-                raise FormatError(f"a batch to append must have a column {field.name} of {field.type}"
-                                  + ("" if field.nullable else ", without nulls"))
+                raise FormatError(
+                    f"a batch to append must have a column {field.name} of {field.type}"
+                    + ("" if field.nullable else ", without nulls")
+                )
     try:
         for name in TEXTS:
             named[name].validate(full=True)

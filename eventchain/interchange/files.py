@@ -1,0 +1,103 @@
+"""Opening, recognising and atomically writing files of events."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+from eventchain.errors import ConfigError, FormatError, StoreError
+
+STANDARD = "-"
+"""Stands for standard input or output."""
+LINES = (".jsonl", ".ndjson", ".json")
+PARQUET = ".parquet"
+
+
+def read_events(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """The events of a file as record batches of EVENT_SCHEMA; the content says of which kind it is.
+
+    Positions count the file's events from 0. Raises FormatError for a broken file and StoreError when it
+    cannot be read, both possibly after some batches: append them in one transaction.
+    """
+    from eventchain.interchange import cloudevents, parquet
+
+    if os.fspath(path) != STANDARD:
+        with opened(path) as file:
+            if file.read(4) == parquet.MAGIC:
+                return parquet.read(path)
+    return cloudevents.read(path)
+
+
+def write_events(batches: Iterable[Any], path: str | os.PathLike[str]) -> int:
+    """Write record batches to a file whose name says of which kind: ``.parquet``, or CloudEvents for
+    ``.jsonl`` and its like, also with ``.gz``, and for ``-``. Returns how many events.
+
+    The file appears, or replaces what was there, only when it is complete. Raises ConfigError for a name
+    that says nothing and StoreError when it cannot be written.
+    """
+    from eventchain.interchange import cloudevents, parquet
+
+    name = os.fspath(path)
+    if name.endswith(PARQUET):
+        return parquet.write(batches, path)
+    if name == STANDARD or name.removesuffix(".gz").endswith(LINES):
+        return cloudevents.write(batches, path)
+    raise ConfigError(
+        f"the name {name} does not say what to write",
+        hint=f"end it in {PARQUET}, .jsonl or .jsonl.gz, or give - for CloudEvents on standard output",
+    )
+
+
+@contextmanager
+def opened_plain(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to read, unpacked when its content is gzip."""
+    with opened(path) as file:
+        if file.peek(2)[:2] == b"\x1f\x8b":
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield cast(IO[bytes], unpacked)
+        else:
+            yield file
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    if os.fspath(path) == STANDARD:
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(path, "rb")  # noqa: SIM115  (closed below; only opening is translated)
+    except OSError as error:
+        raise StoreError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
+    with file:
+        yield file
+
+
+@contextmanager
+def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write, which takes its name only when it is complete and on disk."""
+    if os.fspath(path) == STANDARD:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def line_error(path: str | os.PathLike[str], number: int, error: FormatError) -> FormatError:
+    name = "standard input" if os.fspath(path) == STANDARD else os.fspath(path)
+    return FormatError(f"{name}, line {number}: {error.message}", hint=error.hint)
