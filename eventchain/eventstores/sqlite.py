@@ -99,7 +99,7 @@ class SQLiteEventStore(SQLiteFile):
                         INSERT, (stream, number, event.id, event.type, time, event.data, event.metadata)
                     )
                 except sqlite3.IntegrityError as error:
-                    raise self._conflict(connection, stream, number, event.id) from error
+                    raise self._conflict(connection, stream, number, event.id, version) from error
                 except OverflowError as error:
                     raise FormatError(f"the time of event {event.id!r} is outside 64 bits") from error
                 positions.append(int(cursor.lastrowid or 0))
@@ -123,16 +123,16 @@ class SQLiteEventStore(SQLiteFile):
             raise self._conflict(connection, stream, version, event_id) from error
         return len(rows)
 
+    @staticmethod
     def _conflict(
-        self, connection: sqlite3.Connection, stream: str, version: int, event_id: str
+        connection: sqlite3.Connection, stream: str, version: int, event_id: str, latest: int | None = None
     ) -> ConflictError:
-        latest = self._version(connection, stream)
         taken = connection.execute("SELECT stream, version FROM events WHERE id = ?", (event_id,)).fetchone()
         if taken:
             message = f"event id {event_id!r} exists already, in stream {taken[0]!r} at version {taken[1]}"
         else:
             message = f"stream {stream!r} already has an event at version {version}"
-        return ConflictError(f"{message}; stream {stream!r} is at version {latest}")
+        return ConflictError(message if latest is None else f"{message}; {stream!r} is at version {latest}")
 
     @staticmethod
     def _version(connection: sqlite3.Connection, stream: str) -> int:

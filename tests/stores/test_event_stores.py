@@ -1,0 +1,732 @@
+"""One contract for all event stores, and what only some of them promise."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import pyarrow as pa
+import pytest
+from eventsourcing.application import Application
+from eventsourcing.domain import Aggregate, event
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventchain.contracts.event_store import NewEvent
+from eventchain.errors import ConfigError, ConflictError, FormatError, StoreError
+from eventchain.eventstores import open_event_store
+from eventchain.eventstores.sqlite_arrow import CHUNK, IRREGULAR
+from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN
+
+
+def execute(path, *statements, parameters=()):
+    """Play the administrator: a connection of one's own."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        for statement in statements[:-1]:
+            connection.execute(statement)
+        return connection.execute(statements[-1], parameters).fetchall()
+
+
+class Embedded:
+    """The project's own store, as the contract suite drives it."""
+
+    table = "events"
+    columns = ("stream", "version", "id", "type", "data")
+
+    def __init__(self, folder):
+        self.path = folder / "events of 100% people.db"
+        self.url = f"sqlite:///{str(self.path).replace('%', '%25')}"
+        self.writer = open_event_store(self.url, create=True)
+
+    def produce(self, stream, count):
+        """Append events to a stream; returns what is expected of each: stream, version, data."""
+        version = self.writer._version(self.writer._connection, stream)
+        new = [NewEvent(f"{stream}-{version + n + 1}", "tested", b"%d" % n) for n in range(count)]
+        self.writer.append(stream, version, new)
+        return [(stream, version + n + 1, event.data) for n, event in enumerate(new)]
+
+    def close(self):
+        self.writer.close()
+
+
+class Counter(Aggregate):
+    @event("Started")
+    def __init__(self, name):
+        self.name, self.count = name, 0
+
+    @event("Counted")
+    def add(self, amount):
+        self.count += amount
+
+    @staticmethod
+    def create_id(name):
+        return uuid5(NAMESPACE_URL, name)
+
+
+class Eventsourcing:
+    """An application written with the `eventsourcing` library."""
+
+    table = "stored_events"
+    columns = ("originator_id", "originator_version", "topic", "state")
+
+    def __init__(self, folder):
+        self.path = folder / "application.db"
+        self.url = f"eventsourcing+sqlite:///{self.path}"
+        self.application = Application(
+            env={"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": str(self.path)}
+        )
+        self.known: set[str] = set()
+
+    def produce(self, stream, count):
+        made = []
+        for _ in range(count):
+            if stream in self.known:
+                aggregate = self.application.repository.get(Counter.create_id(stream))
+                aggregate.add(1)
+            else:
+                aggregate = Counter(stream)
+                self.known.add(stream)
+            for recording in self.application.save(aggregate):
+                stored = self.application.mapper.to_stored_event(recording.domain_event)
+                made.append((stored.originator_id.hex, stored.originator_version, stored.state))
+        return made
+
+    def close(self):
+        self.application.close()
+
+
+@pytest.fixture(params=[Embedded, Eventsourcing], ids=["sqlite", "eventsourcing"])
+def made(request, tmp_path):
+    with closing(request.param(tmp_path)) as producer:
+        yield producer
+
+
+@pytest.fixture
+def store(made):
+    made.produce("first", 1)
+    with closing(open_event_store(made.url)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def embedded(tmp_path):
+    with closing(open_event_store(f"sqlite:///{tmp_path}/events.db", create=True)) as opened:
+        yield opened
+
+
+def rows(batch):
+    return [tuple(row.values()) for row in batch.to_pylist()]
+
+
+# -- the contract -------------------------------------------------------------------------------------
+
+
+def test_events_are_read_as_they_are(made, store):
+    expected = made.produce("a", 3) + made.produce("b", 2) + made.produce("a", 1)
+    batch = store.read(1, 100)
+    assert batch.schema == EVENT_SCHEMA
+    batch.validate(full=True)
+    assert [(r[1], r[2], r[6]) for r in rows(batch)] == expected
+    assert batch["position"].to_pylist() == [2, 3, 4, 5, 6, 7]
+    assert store.head() == 7
+    assert store.read(7, 10) == store.read(100, 10) == pa.RecordBatch.from_pylist([], EVENT_SCHEMA)
+    assert store.read(2, 2) == batch.slice(1, 2)
+    assert store.read(None, 0).num_rows == 0
+    assert store.read(None, 7).num_rows == 7
+    for row in range(6):
+        assert store.find(batch["id"][row].as_py()) == batch.slice(row, 1)
+    for missing in ("", "nobody", "nobody/1", "nobody/x", "/", "\ud800", "\ud800/1", "a/" + "9" * 30):
+        assert store.find(missing).num_rows == 0
+    assert store.url == made.url
+    assert abs(store.now() - time.time()) < 5
+
+
+def test_an_empty_store(made):
+    with closing(open_event_store(made.url)) as store:
+        assert store.head() is None
+        assert store.read(None, 10).num_rows == 0
+        assert store.read(None, 10).schema == EVENT_SCHEMA
+
+
+def test_reading_sees_each_commit_whoever_closes_what(made, store):
+    """No stale snapshot: neither after another process wrote, nor when a last connection closed and took the
+    write-ahead log with it."""
+    script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute(sys.argv[2]); c.commit()"
+    data = made.columns[-1]
+    made.close()  # the writer's connections
+    for n in range(3):
+        statement = f"UPDATE {made.table} SET {data} = x'0{n}'"
+        if n % 2:
+            subprocess.run([sys.executable, "-c", script, made.path, statement], check=True)
+        else:
+            execute(made.path, statement)
+        assert rows(store.read(None, 1))[0][6] == bytes([n])
+
+
+def test_reading_while_another_process_writes(made, store):
+    script = f"""
+import sqlite3, sys
+c = sqlite3.connect(sys.argv[1], isolation_level=None)
+c.execute("BEGIN IMMEDIATE")
+c.execute("DELETE FROM {made.table}")
+print("deleted", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script, made.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"deleted\n"
+        assert store.read(None, 10).num_rows == 1  # not committed, and nobody waits
+        assert process.stdin is not None
+        process.stdin.close()
+    assert store.read(None, 10).num_rows == 1
+
+
+def test_a_file_put_in_its_place_is_noticed(made, store, tmp_path):
+    before = store.read(None, 10)
+    made.close()
+    store.close()
+    old = tmp_path / "old copy"
+    shutil.copy(made.path, old)
+    assert store.read(None, 10) == before
+    execute(old, f"DELETE FROM {made.table}")
+    os.replace(old, made.path)
+    assert store.read(None, 10).num_rows == 0
+    made.path.unlink()
+    with pytest.raises(StoreError, match="no event store"):
+        store.head()
+
+
+def test_several_threads_read_one_store(made, store):
+    expected = [(r[1], r[2]) for r in rows(store.read(None, 10))] + [e[:2] for e in made.produce("many", 50)]
+    wrong: list[Any] = []
+
+    def reading():
+        for _ in range(20):
+            found = [(r[1], r[2]) for r in rows(store.read(None, 100))]
+            if found != expected or store.head() != 51:
+                wrong.append(found)
+
+    threads = [threading.Thread(target=reading) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_table_that_is_gone_or_lacks_columns(made, store):
+    execute(made.path, f"ALTER TABLE {made.table} RENAME COLUMN {made.columns[-1]} TO other")
+    with pytest.raises(StoreError):
+        store.read(None, 10)
+    execute(made.path, f"DROP TABLE {made.table}")
+    for call in (lambda: store.read(None, 10), store.head, lambda: store.find("a/1")):
+        with pytest.raises(StoreError) as caught:
+            call()
+        assert caught.value.hint
+    with pytest.raises(StoreError):
+        open_event_store(made.url)
+
+
+def test_a_view_in_place_of_the_table(made, store):
+    execute(
+        made.path,
+        f"ALTER TABLE {made.table} RENAME TO hidden",
+        f"CREATE VIEW {made.table} AS SELECT * FROM hidden",
+    )
+    with pytest.raises((StoreError, ConfigError)):  # the adapter finds two tables, and asks which
+        store.read(None, 10)
+
+
+def test_files_that_are_no_store(made, tmp_path):
+    scheme = made.url.partition(":")[0]
+    missing = tmp_path / "none.db"
+    with pytest.raises(StoreError, match="there is no event store") as caught:
+        open_event_store(f"{scheme}:///{missing}")
+    assert caught.value.hint
+    assert not missing.exists()
+    empty = tmp_path / "empty.db"
+    empty.touch()
+    with pytest.raises(StoreError, match=r"no (event )?table"):
+        open_event_store(f"{scheme}:///{empty}")
+    assert empty.stat().st_size == 0
+    text = tmp_path / "text.db"
+    text.write_text("this is no database, however long it gets\n" * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        open_event_store(f"{scheme}:///{text}")
+    with pytest.raises(StoreError):
+        open_event_store(f"{scheme}:///{tmp_path}")
+    wide = tmp_path / "wide.db"
+    execute(wide, "PRAGMA encoding = 'UTF-16'", "CREATE TABLE events (a)")
+    with pytest.raises(StoreError, match="UTF-16"):
+        open_event_store(f"{scheme}:///{wide}")
+
+
+# -- rows that no table should hold -------------------------------------------------------------------
+
+VALUES = st.one_of(
+    st.none(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+    st.binary(max_size=5),
+    st.binary(max_size=5).map(lambda raw: ("text", raw)),  # text of any bytes
+    st.sampled_from(
+        ["\ufdd0", "\x1f", "\0", "5", "", b"", ("text", b"\xff"), 5, 5.0, 0, -1, b"5", 2**62, 1e300]
+    ),
+)
+
+
+@pytest.fixture(params=[Embedded, Eventsourcing], ids=["sqlite", "eventsourcing"], scope="module")
+def loose(request, tmp_path_factory):
+    """A store whose table was rebuilt without any type or constraint, as an administrator can."""
+    with closing(request.param(tmp_path_factory.mktemp("loose"))) as producer:
+        names = EVENT_SCHEMA.names[1:] if producer.table == "events" else producer.columns
+        key = "position INTEGER PRIMARY KEY, " if producer.table == "events" else ""
+        execute(
+            producer.path,
+            f"DROP TABLE {producer.table}",
+            f"CREATE TABLE {producer.table} ({key}{', '.join(names)})",
+        )
+        producer.names = names
+        with closing(open_event_store(producer.url)) as opened:
+            producer.store = opened
+            yield producer
+
+
+def stored(value):
+    """A value as SQLite keeps it: its class, and what tells it from others of the class."""
+    return (
+        ("text", value.encode())
+        if isinstance(value, str)
+        else value
+        if isinstance(value, tuple)
+        else (type(value).__name__, repr(value))
+    )
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_whatever_is_stored_is_read_and_no_two_rows_alike(loose, data):
+    count = len(loose.names)
+    row = st.lists(VALUES, min_size=count, max_size=count)
+    some = data.draw(st.lists(row, min_size=1, max_size=6))
+    # Neighbours: the same row with one value changed.
+    at, value = data.draw(st.integers(0, count - 1)), data.draw(VALUES)
+    some += [[*r[:at], value, *r[at + 1 :]] for r in some]
+    marks = [["CAST(? AS TEXT)" if isinstance(v, tuple) else "?" for v in r] for r in some]
+    with closing(sqlite3.connect(loose.path, isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        connection.execute(f"DELETE FROM {loose.table}")
+        for r, m in zip(some, marks, strict=True):
+            plain = [v[1] if isinstance(v, tuple) else v for v in r]
+            connection.execute(
+                f"INSERT INTO {loose.table} ({', '.join(loose.names)}) VALUES ({', '.join(m)})", plain
+            )
+        connection.execute("COMMIT")
+    batch = loose.store.read(None, 100)
+    batch.validate(full=True)
+    read = [r[1:] for r in rows(batch)]
+    assert len(read) == len(some)
+    for i in range(len(some)):
+        for j in range(i):
+            assert (read[i] == read[j]) == ([*map(stored, some[i])] == [*map(stored, some[j])]), (
+                some[i],
+                some[j],
+            )
+
+
+def test_wrong_types_in_a_strict_table(embedded):
+    """The schema may be edited under the table, and back."""
+    embedded.append("s", -1, [NewEvent(f"e{n}", "t", b"data", b"meta", 5) for n in range(9)])
+    before = rows(embedded.read(None, 10))
+    path = embedded._path
+    loosened = "UPDATE sqlite_schema SET sql = replace(sql, ') STRICT', ')') WHERE name = 'events'"
+    execute(path, loosened)
+    changes = {
+        "stream": "CAST('s' AS BLOB)", "version": "0.5", "id": "CAST('e2' AS BLOB)", "type": "x'74'",
+        "time": "'five'", "data": "'data'", "metadata": "'meta'",
+    }  # fmt: skip
+    for position, (column, value) in enumerate(changes.items(), 1):
+        execute(path, f"UPDATE events SET {column} = {value} WHERE position = {position}")
+    execute(path, "UPDATE events SET data = CAST(x'ff' AS TEXT) WHERE position = 8")
+    execute(path, "UPDATE sqlite_schema SET sql = replace(sql, ')\n)', ')\n) STRICT') WHERE name = 'events'")
+    after = rows(embedded.read(None, 10))
+    assert len(after) == 9
+    for old, new in zip(before[:8], after[:8], strict=True):
+        assert old != new
+        assert new[0] == old[0]
+        assert new[3].startswith(IRREGULAR)
+    assert after[8] == before[8]
+    assert len({row[3] for row in after}) == 9
+
+
+def test_text_that_is_not_utf8(embedded):
+    embedded.append(
+        "s", -1, [NewEvent("good", "t", b""), NewEvent("bad", "t", b""), NewEvent("bad?", "t", b"")]
+    )
+    execute(embedded._path, "UPDATE events SET id = CAST(x'626164ff' AS TEXT) WHERE position = 2")
+    execute(embedded._path, "UPDATE events SET id = 'bad\\xff' WHERE position = 3")
+    first, second, third = rows(embedded.read(None, 10))
+    assert first[3] == "good"
+    assert second[3].startswith(IRREGULAR)
+    assert third[3] == "bad\\xff"
+
+
+# -- the eventsourcing adapter ------------------------------------------------------------------------
+
+
+def test_the_declaration_for_eventsourcing(tmp_path):
+    with closing(Eventsourcing(tmp_path)) as made:
+        made.produce("a", 2)
+        with closing(open_event_store(made.url)) as store:
+            originator = uuid5(NAMESPACE_URL, "a").hex
+            position, stream, version, id_, type_, time_, _, metadata = rows(store.read(1, 1))[0]
+            assert (position, stream, version, id_) == (2, originator, 2, f"{originator}/2")
+            assert type_.endswith("Counter.Counted")
+            assert (time_, metadata) == (UNKNOWN, None)
+            assert store.source == "eventsourcing-sqlite/1"
+            assert not hasattr(store, "append")
+            assert store.head() == made.application.recorder.max_notification_id()
+
+
+def test_further_columns_are_covered(tmp_path):
+    with closing(Eventsourcing(tmp_path)) as made:
+        made.produce("a", 5)
+        execute(made.path, 'ALTER TABLE stored_events ADD COLUMN "it\'s" ', "ALTER TABLE stored_events ADD b")
+        with closing(open_event_store(made.url)) as store:
+            for n, value in enumerate(["1", "0.1", "'1'", "x'31'", "NULL"], 1):
+                execute(made.path, f"UPDATE stored_events SET b = {value} WHERE rowid = {n}")
+            assert store.read(None, 10)["metadata"].to_pylist() == [
+                b'{"b":"%b","it\'s":"null:"}' % value
+                for value in (b"integer:1", b"real:0.1", b"text:31", b"blob:31", b"null:")
+            ]
+            execute(made.path, "ALTER TABLE stored_events ADD COLUMN _rowid_")
+            with pytest.raises(StoreError, match="_rowid_"):
+                store.head()
+
+
+def test_the_table_is_chosen(tmp_path):
+    with closing(Eventsourcing(tmp_path)) as made:
+        made.produce("a", 1)
+        made.application.factory.aggregate_recorder(purpose="snapshots")  # has no order: not a candidate
+        with closing(open_event_store(made.url)) as store:
+            assert store.head() == 1
+        execute(made.path, 'CREATE TABLE "other events" AS SELECT * FROM stored_events WHERE 0')
+        with pytest.raises(ConfigError, match="other events, stored_events") as caught:
+            open_event_store(made.url)
+        assert "?table=" in caught.value.hint
+        with closing(open_event_store(made.url + "?table=other%20events")) as store:
+            assert store.head() is None
+        with closing(open_event_store(made.url + "?table=stored_events")) as store:
+            assert store.head() == 1
+        with pytest.raises(StoreError, match="WITHOUT ROWID"):
+            open_event_store(made.url + "?table=stored_snapshots")
+        with pytest.raises(StoreError, match="no table none"):
+            open_event_store(made.url + "?table=none")
+        with pytest.raises(ConfigError, match="its own application"):
+            open_event_store(made.url, create=True)
+
+
+# -- the embedded store: appending --------------------------------------------------------------------
+
+
+def test_append_and_conflict(embedded):
+    assert embedded.append("s", -1, [NewEvent("a", "t", b"1"), NewEvent("b", "t", None, b"m", -5)]) == [1, 2]
+    assert embedded.append("s", None, [NewEvent("c", "t", b"")]) == [3]
+    assert embedded.append("s", 2, []) == []
+    assert rows(embedded.read(None, 10)) == [
+        (1, "s", 0, "a", "t", UNKNOWN, b"1", None),
+        (2, "s", 1, "b", "t", -5, None, b"m"),
+        (3, "s", 2, "c", "t", UNKNOWN, b"", None),
+    ]
+    with pytest.raises(ConflictError, match="'s' is at version 2, not 1"):
+        embedded.append("s", 1, [NewEvent("d", "t", b"")])
+    with pytest.raises(ConflictError, match="'n' is at version -1, not 0"):
+        embedded.append("n", 0, [NewEvent("d", "t", b"")])
+    with pytest.raises(ConflictError, match=r"'a' exists already, in stream 's' at version 0; .* version 2"):
+        embedded.append("s", 2, [NewEvent("d", "t", b""), NewEvent("a", "t", b"")])
+    assert embedded.head() == 3
+    for new in (
+        NewEvent("\ufdd0", "t", b""),
+        NewEvent("\ud800", "t", b""),
+        NewEvent("x", "t", b"", time=2**63),
+    ):
+        with pytest.raises(FormatError):
+            embedded.append("s", 2, [new])
+    assert embedded.head() == 3
+
+
+def test_a_position_is_never_given_twice(embedded):
+    embedded.append("s", -1, [NewEvent("a", "t", b""), NewEvent("b", "t", b"")])
+    execute(embedded._path, "DELETE FROM events WHERE position = 2")
+    assert embedded.append("s", 0, [NewEvent("b", "t", b"")]) == [3]
+
+
+def test_a_position_of_0_or_below_is_read(embedded):
+    embedded.append("s", -1, [NewEvent("a", "t", b"")])
+    for position in (0, -7):
+        execute(
+            embedded._path, "INSERT INTO events VALUES (?, 'x', ?, ?, 't', 0, NULL, NULL)",
+            parameters=(position, position, str(position)),
+        )  # fmt: skip
+    assert embedded.read(None, 10)["position"].to_pylist() == [-7, 0, 1]
+    assert embedded.read(-1, 10)["position"].to_pylist() == [0, 1]
+
+
+WRITER = """
+import sys
+from eventchain.contracts.event_store import NewEvent
+from eventchain.errors import ConflictError
+from eventchain.eventstores import open_event_store
+url, me = sys.argv[1:]
+store = open_event_store(url)
+version = conflicts = 0
+print("ready", flush=True)
+sys.stdin.readline()
+version = -1
+for n in range(250):
+    while True:
+        try:
+            store.append("shared", version, [NewEvent(f"{me}-{n}", "counted", b"%d" % n)])
+            version += 1
+            break
+        except ConflictError as conflict:
+            version = int(str(conflict).split("is at version ")[1].split(",")[0])
+            conflicts += 1
+print(conflicts)
+"""
+
+
+def test_four_processes_append_and_nothing_is_lost(embedded):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, embedded.url, str(n)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for n in range(4)
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    seen = 0
+    while any(process.poll() is None for process in processes):  # what is once seen stays
+        found = embedded.read(None, 2000)
+        assert found["position"].to_pylist() == list(range(1, len(found) + 1))
+        assert len(found) >= seen
+        seen = len(found)
+    conflicts = sum(int(process.communicate()[0]) for process in processes)
+    assert [process.returncode for process in processes] == [0] * 4
+    found = embedded.read(None, 2000)
+    assert found["version"].to_pylist() == list(range(1000))
+    for n in range(4):
+        mine = [i for i in found["id"].to_pylist() if i.startswith(f"{n}-")]
+        assert mine == [f"{n}-{i}" for i in range(250)]
+    assert conflicts > 0
+
+
+# -- the embedded store: imports ----------------------------------------------------------------------
+
+
+def batch_of(count, *, data=b"x", start=0):
+    values = [
+        {"position": 0, "stream": f"s{n % 7}", "version": n // 7, "id": f"e{n}", "type": "t", "time": n,
+         "data": None if n % 5 == 0 else data * (n % 3), "metadata": b"" if n % 2 else None}
+        for n in range(start, start + count)
+    ]  # fmt: skip
+    return pa.RecordBatch.from_pylist(values, schema=EVENT_SCHEMA)
+
+
+def test_batches_are_appended_and_read_in_any_size(embedded):
+    count = 2 * CHUNK + 100
+    whole = batch_of(count)
+    assert embedded.append_batches([whole.slice(0, 10), whole.slice(10, 0), whole.slice(10)]) == count
+    expected = pa.Table.from_batches([whole]).drop(["position"])
+    for limit in (count, count + 1, 100_000):
+        batch = embedded.read(None, limit)
+        assert pa.Table.from_batches([batch]).drop(["position"]) == expected
+        assert batch["position"].to_pylist() == list(range(1, count + 1))
+    for limit in (1000, CHUNK, CHUNK + 1):
+        batches, after = [], None
+        while (batch := embedded.read(after, limit)).num_rows:
+            assert batch.num_rows == limit or after is None or after + batch.num_rows == count
+            batches.append(batch)
+            after = batch["position"][-1].as_py()
+        assert pa.Table.from_batches(batches).drop(["position"]) == expected
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(exclude_categories=["Cs"])),
+            st.text(st.characters(exclude_categories=["Cs"])),
+            st.integers(-(2**63), 2**63 - 1), st.none() | st.binary(), st.none() | st.binary(),
+        ),
+        max_size=8,
+    )
+)  # fmt: skip
+def test_every_value_comes_back(tmp_path_factory, values):
+    path = tmp_path_factory.mktemp("values") / "events.db"
+    with closing(open_event_store(f"sqlite:///{path}", create=True)) as store:
+        given_rows = [
+            {"position": n, "stream": stream, "version": n, "id": f"{n}{type_}", "type": type_, "time": time_,
+             "data": data, "metadata": metadata}
+            for n, (stream, type_, time_, data, metadata) in enumerate(values, 1)
+        ]  # fmt: skip
+        batch = pa.RecordBatch.from_pylist(given_rows, schema=EVENT_SCHEMA)
+        store.append_batches([batch])
+        assert store.read(None, 10) == batch
+        for n, row in enumerate(given_rows):
+            assert store.find(row["id"]) == batch.slice(n, 1)
+
+
+def test_an_import_is_all_or_nothing(embedded):
+    embedded.append("s0", -1, [NewEvent("mine", "t", b"")])
+    with pytest.raises(ConflictError, match="'s0' already has an event at version 0"):
+        embedded.append_batches([batch_of(10, start=1), batch_of(20)])
+    twice = [batch_of(9000, start=7), batch_of(1, start=5000)]
+    with pytest.raises(ConflictError, match="event id 'e5000' exists already"):
+        embedded.append_batches(twice)
+
+    def failing():
+        yield batch_of(10, start=7)
+        raise FormatError("line 11 is broken")
+
+    with pytest.raises(FormatError, match="line 11"):
+        embedded.append_batches(failing())
+    for wrong in (
+        batch_of(3).drop_columns(["type"]),
+        pa.RecordBatch.from_arrays(
+            [pa.array(["x"]) if name != "data" else pa.array([b""]) for name in EVENT_SCHEMA.names],
+            names=EVENT_SCHEMA.names,
+        ),
+        batch_of(1, start=9).set_column(3, "id", pa.array(["\ufdd0"])),
+        batch_of(1, start=9).set_column(3, "id", pa.array([None], pa.string())),
+        batch_of(1, start=9).set_column(3, "id", pa.array([b"\xff"]).view(pa.string())),
+    ):
+        with pytest.raises(FormatError):
+            embedded.append_batches([wrong])
+    assert embedded.head() == 1
+    assert embedded.append("s0", 0, [NewEvent("next", "t", b"")]) == [2]
+
+
+def test_a_store_may_be_copied_into_itself_in_reverse_terms(embedded, tmp_path):
+    """Batches may come from a reader of the store that is being appended to."""
+    embedded.append_batches([batch_of(50)])
+
+    def renamed():
+        after = None
+        while (batch := embedded.read(after, 10)).num_rows and (after or 0) < 50:
+            after = batch["position"][-1].as_py()
+            yield batch.set_column(
+                3, "id", pa.array([f"copy of {i}" for i in batch["id"].to_pylist()])
+            ).set_column(1, "stream", pa.array([f"copy of {i}" for i in batch["stream"].to_pylist()]))
+
+    assert embedded.append_batches(renamed()) == 50
+    assert embedded.head() == 100
+
+
+def test_large_events(embedded):
+    embedded.append("s", -1, [NewEvent(str(n), "t", bytes([n]) * 3_000_000) for n in range(5)])
+    batch = embedded.read(None, 10)
+    assert [len(data) for data in batch["data"].to_pylist()] == [3_000_000] * 5
+
+
+def test_a_chunk_beyond_the_limit_of_sqlite_is_read_in_smaller_ones(embedded):
+    embedded.append("s", -1, [NewEvent(str(n), "t", b"%d" % n * 100) for n in range(50)])
+    expected = embedded.read(None, 100)
+    assert embedded._connection is not None
+    embedded._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 3000)  # stands for 10⁹ bytes
+    assert embedded.read(None, 100) == expected
+    embedded._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 150)
+    with pytest.raises(StoreError, match="too large"):
+        embedded.read(None, 100)
+
+
+def test_a_damaged_file_is_our_error(tmp_path):
+    url = f"sqlite:///{tmp_path}/events.db"
+    with closing(open_event_store(url, create=True)) as store:
+        store.append_batches([batch_of(2000)])
+    path = tmp_path / "events.db"
+    content = bytearray(path.read_bytes())
+    content[4096 * 3 :] = os.urandom(len(content) - 4096 * 3)
+    path.write_bytes(content)
+    with closing(open_event_store(url)) as store, pytest.raises(StoreError) as caught:
+        store.read(None, 10_000)
+    assert "damaged" in caught.value.hint
+
+
+def test_columns_that_no_chain_covers(embedded):
+    execute(embedded._path, "ALTER TABLE events ADD COLUMN note TEXT")
+    with pytest.raises(StoreError, match="note"):
+        embedded.read(None, 10)
+
+
+def test_a_key_that_is_not_the_row_number(tmp_path):
+    path = tmp_path / "events.db"
+    columns = ", ".join(EVENT_SCHEMA.names[1:])
+    for key in ("position INTEGER PRIMARY KEY DESC", "position INT PRIMARY KEY", "position INTEGER"):
+        execute(path, "DROP TABLE IF EXISTS events", f"CREATE TABLE events ({key}, {columns})")
+        with pytest.raises(StoreError, match="PRIMARY KEY"):
+            open_event_store(f"sqlite:///{path}")
+
+
+# -- URLs ---------------------------------------------------------------------------------------------
+
+
+def test_urls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a folder").mkdir()
+    for url, file in {
+        "sqlite:///plain.db": "plain.db",
+        "sqlite:///a folder/x.db": "a folder/x.db",
+        "sqlite:///a%20folder/y%3F%23%25.db": "a folder/y?#%.db",
+        f"sqlite:///{tmp_path}/ä#b.db": "ä#b.db",
+        "sqlite:///:memory:": ":memory:",  # a file like any other
+    }.items():
+        with closing(open_event_store(url, create=True)) as store:
+            store.append("s", None, [NewEvent(url, "t", b"")])
+            assert store.url == url
+        assert Path(tmp_path / file).exists()
+        with closing(open_event_store(url, create=True)) as store:  # kept as it is
+            assert store.head() == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("events.db", "known"),
+        ("", "known"),
+        ("postgres://x/y", "eventsourcing\\+sqlite://, .*sqlite://"),
+        ("sqlite://", "three slashes"),
+        ("sqlite://host/x.db", "three slashes"),
+        ("sqlite:///", "three slashes"),
+        ("sqlite:///x.db?mode=ro", "unknown option 'mode'"),
+        ("sqlite:///x.db?mode", "options"),
+        ("sqlite:///x%00.db", "NUL"),
+        ("eventsourcing+sqlite:///x.db?tabel=a", "known: table"),
+    ],
+)
+def test_urls_that_are_wrong(url, says):
+    with pytest.raises(ConfigError, match=says):
+        open_event_store(url)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(StoreError) as caught:
+        open_event_store(f"sqlite:///{tmp_path}/no/events.db", create=True)
+    assert caught.value.hint
