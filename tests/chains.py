@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 from eventchain_reference import open_backend
+from oracle import check_chain
 
 from eventchain.chain.build import Builder, Built
 from eventchain.chain.sealing import Sealer
@@ -26,7 +27,6 @@ from eventchain.formats.manifest import Manifest
 from eventchain.formats.policy import Policy
 from eventchain.mining.engine import Engine
 from eventchain.verify import Report, verify
-from oracle import check_chain
 
 ORIGIN = "example.com/orders"
 SNAPSHOTS = f"{ORIGIN}/balances"
@@ -170,7 +170,7 @@ class Work:
             id=f"{ERASURES}/{number}",
             type="eventchain.erasure",
             time=self.builder.now() * 10**6,
-            data=b'{"actor":"dpo","mode":"erased","origin":"%s","positions":[],"reason":"test"}' % ORIGIN.encode(),
+            data=b'{"actor":"dpo","mode":"erased","origin":"example.com/orders","positions":[]}',
             metadata=None,
         )
         tips = self.builder.tips
@@ -212,7 +212,7 @@ def new_chain(folder: Path, policy: Policy | None = None) -> Chain:
 
 def grown_chain(folder: Path) -> Chain:
     """Everything that a chain may hold: 372 events in blocks of up to 48 (two pieces, a tile of level 1),
-    three snapshots, an erasure record, blocks with child lines only, and a policy that was tightened."""
+    three snapshots, an event like an erasure's record, blocks with child lines only, a tightened policy."""
     chain = new_chain(folder)
     with chain.working() as work:
         seal = lambda: work.sealer.seal_backlog(48)  # noqa: E731

@@ -28,7 +28,8 @@ from unit.plain_format import (
     work_is_done,
 )
 
-ORDER = "height leaves position late built sealed fork pin child policy replaces".split()
+ORDER = ["height", "leaves", "position", "late", "built", "sealed", "fork", "pin", "child", "policy"]
+ORDER += ["replaces"]
 FIELDS = dict.fromkeys(ORDER, 1) | {"sealed": 2, "fork": 2, "pin": 3, "child": 3, "policy": 5, "replaces": 4}
 ZERO = bytes(32)
 ROLLED = 0x1FFFE000
@@ -124,6 +125,7 @@ def split_manifest(raw: bytes) -> dict[str, Any]:
         else:
             said[key] = values
     said |= {"origin": check_origin(origin), "size": number(size), "root": digest(root)}
+    assert all(said[key] for key in ("height", "leaves", "built")), "a line is missing"
     said["leaves"] = digest(*said["leaves"])
     for key in ("height", "position", "late", "built"):
         said[key] = number(*said[key]) if said[key] else None
@@ -332,7 +334,8 @@ def check_log(store: Any, branch: Branch, read: Callable[[int | None, int], Any]
 def check_snapshot(branch: Branch, said: dict[str, Any], event: Event) -> None:
     origin, height, _ = said["pin"]
     wanted = (branch.origin, height, f"{origin}/{height}", "eventchain.snapshot", said["built"] * 10**6)
-    assert (event.stream, event.version, event.id, event.type, event.time) == wanted, f"{branch.origin}: {event}"
+    found = event.stream, event.version, event.id, event.type, event.time
+    assert found == wanted, f"{branch.origin} {said['height']}: its snapshot"
 
 
 def read_pieces(store: Any, branch: Branch, size: int) -> tuple[list[bytes], list[int]]:

@@ -61,9 +61,27 @@ def edits(column: Column, old: Any) -> Iterator[Edit]:
             yield Edit("first bit flipped", bytes([raw[0] ^ 1]) + raw[1:])
             yield Edit("middle bit flipped", raw[:middle] + bytes([raw[middle] ^ 0x80]) + raw[middle + 1 :])
             yield Edit("last bit flipped", raw[:-1] + bytes([raw[-1] ^ 1]))
-            yield from (Edit("truncated", raw[:-1]), Edit("halved", raw[:middle]), Edit("zeroed", bytes(len(raw))))
+            yield from (Edit("truncated", raw[:-1]), Edit("halved", raw[:middle]))
+            yield Edit(
+                "zeroed" if any(raw) else "filled", bytes(len(raw)) if any(raw) else b"\xff" * len(raw)
+            )
+    if isinstance(old, bytes) and b"\nheight " in old:
+        yield from manifest_edits(old)
     if not column.strict:
         yield from (Edit("as text", str(old)), Edit("as blob", str(old).encode()), Edit("as real", 1.5))
+
+
+def manifest_edits(old: bytes) -> Iterator[Edit]:
+    """What a manifest says, changed so that it may still be read."""
+    lines = old.decode().split("\n")
+    for number, line in enumerate(lines[:-1]):
+        key = line.split(" ")[0] if number > 2 else ("origin", "size", "root")[number]
+        before, after = lines[:number], lines[number + 1 :]
+        other = line.replace("1", "0") if "1" in line else line[:-1] + ("3" if line[-1] != "3" else "4")
+        for how, instead in (("altered", [other]), ("dropped", []), ("twice", [line, line])):
+            yield Edit(f"{key} {how}", "\n".join([*before, *instead, *after]).encode())
+    yield Edit("a line more", old + b"note all is well\n")
+    yield Edit("size grown", old.replace(b"\n" + lines[1].encode(), b"\n9" + lines[1].encode(), 1))
 
 
 def change(file: Path, column: Column, rowid: Sequence[Any], keys: Sequence[str], edit: Edit) -> bool:
@@ -75,9 +93,8 @@ def change(file: Path, column: Column, rowid: Sequence[Any], keys: Sequence[str]
         before = connection.execute(read, rowid).fetchone()
         everything = connection.execute(f'SELECT "{column.name}" FROM "{column.table}"').fetchall()
         try:
-            connection.execute(
-                f'UPDATE "{column.table}" SET "{column.name}" = {edit.sql} WHERE {where}', [edit.value, *rowid]
-            )
+            write = f'UPDATE "{column.table}" SET "{column.name}" = {edit.sql} WHERE {where}'
+            connection.execute(write, [edit.value, *rowid])
         except sqlite3.IntegrityError:  # a UNIQUE, NOT NULL or STRICT column refuses it: no tampering
             return False
         connection.commit()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from eventchain.contracts.chain_store import Branch, ChainStore
+from eventchain.contracts.chain_store import Blocks, Branch, ChainStore
 from eventchain.contracts.event_store import EventStore
 from eventchain.errors import FormatError
 from eventchain.formats.anchor import Anchor
@@ -48,10 +48,10 @@ def _verify(
     walks: dict[str, Walk] = {}
     for branch in _parents_first(store, report):
         walks[branch.origin] = walk_branch(store, branch, walks, report, now)
-    trunk = next(iter(walks.values()), None)
-    if trunk is None or not trunk.blocks:
+    trunk = next((walk for walk in walks.values() if walk.trunk), None)
+    if not walks:
         report.add("branch", "the chain store holds no chain")
-    else:
+    if trunk is not None:
         policy = trunk.blocks[0].said.policy if trunk.blocks[0].said else None
         if policy is not None and policy.source != events.source:
             report.add(
@@ -67,8 +67,7 @@ def _verify(
         else:
             check_branch(store, walk, report, progress)
             check_snapshots(store, walk, report)
-    for stray in store.strays():
-        report.add("stray", stray)
+    _add_strays(store, report)
     check_anchors(walks, anchors, report)
     report.sort(list(walks))
     report.blocks = sum(len(walk.blocks) for walk in walks.values())
@@ -83,15 +82,16 @@ def _verify(
 def _parents_first(store: ChainStore, report: Report) -> list[Branch]:
     """All branches, each after the one that it forks from; those that fork in a circle come last."""
     waiting: dict[str, tuple[Branch, str | None]] = {}
-    for branch in store.branches():
+    for row in store.branches():
+        said = [_said(store.blocks(row.id, 0, 1)), _said(store.last_block(row.id))]
+        branch = row
+        if said[0] and said[1] and said[0].origin == said[1].origin != row.origin:
+            report.add("branch", f"its row calls it {row.origin[:80]!r}", origin=said[0].origin)
+            branch = Branch(row.id, said[0].origin)  # its own blocks know better
         if branch.origin in waiting:
             report.add("branch", "two branches of one origin", origin=branch.origin)
             continue
-        first = store.blocks(branch.id, 0, 1)
-        try:
-            fork = Manifest.parse(first.manifests[0]).fork if len(first) else None
-        except FormatError:
-            fork = None  # a finding of the walk
+        fork = said[0].fork if said[0] else None
         waiting[branch.origin] = branch, fork.origin if fork else None
     ordered: list[Branch] = []
     while waiting:
@@ -99,3 +99,20 @@ def _parents_first(store: ChainStore, report: Report) -> list[Branch]:
         for origin in ready or list(waiting):
             ordered.append(waiting.pop(origin)[0])
     return ordered
+
+
+def _add_strays(store: ChainStore, report: Report) -> None:
+    """One finding for all rows with the same reason."""
+    alike: dict[str, list[str]] = {}
+    for stray in store.strays():
+        alike.setdefault(stray.rpartition(":")[2], []).append(stray)
+    for strays in alike.values():
+        more = f", and {len(strays) - 1} more like it" if len(strays) > 1 else ""
+        report.add("stray", strays[0] + more, count=len(strays))
+
+
+def _said(block: Blocks) -> Manifest | None:
+    try:
+        return Manifest.parse(block.manifests[0]) if len(block) else None
+    except FormatError:
+        return None  # a finding of the walk

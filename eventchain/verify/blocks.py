@@ -19,6 +19,7 @@ from eventchain.formats.policy import Policy
 from eventchain.verify.findings import Report
 
 CHUNK = 4096
+NEVER = 2**63
 FUTURE = 2 * 3600
 """Seconds that a block may be ahead of the verifier's clock."""
 
@@ -27,7 +28,8 @@ FUTURE = 2 * 3600
 class Block:
     """One row as checked. ``said`` is None for a broken manifest; ``seal`` is None above the sealed prefix;
     its leaves are ``first`` to ``end`` of the log. ``vague``: where its leaves begin is not known, because
-    the block below is broken or missing; that one's leaves are counted to this one."""
+    the block below is broken or missing; that one's leaves are counted to this one. ``broken``: its row is a
+    finding already, so what refers to it is not held against it."""
 
     height: int
     said: Manifest | None
@@ -37,11 +39,14 @@ class Block:
     first: int = 0
     end: int = 0
     vague: bool = False
+    broken: bool = False
 
 
 @dataclass
 class Walk:
-    """A branch as walked. ``parent`` is the branch that it forks from."""
+    """A branch as walked. ``parent`` is the branch that it forks from. ``headless``: its first block, which
+    says where it forks off, is missing. ``lost``: from this height on, seals only follow from a finding.
+    ``trunk``: the first branch that forks from nowhere."""
 
     branch: Branch
     parent: Walk | None = None
@@ -50,6 +55,9 @@ class Walk:
     policy: Policy | None = None
     by_height: dict[int, Block] = field(default_factory=dict)
     sealed: int = -1
+    trunk: bool = False
+    headless: bool = False
+    lost: int = NEVER
 
     @property
     def origin(self) -> str:
@@ -64,6 +72,17 @@ class Walk:
         if self.parent is not None and height <= self.fork:
             return self.parent.at(height)
         return self.by_height.get(height)
+
+    def seal_known(self, height: int) -> bool:
+        """Whether the seal at a height of this branch's own path depends on no finding."""
+        if self.parent is not None and height <= self.fork:
+            return self.parent.seal_known(height)
+        return height < self.lost
+
+    def gone(self, height: int) -> bool:
+        """Whether a block of this branch is missing where others follow: a finding already."""
+        below = bool(self.blocks) and self.fork < height < self.blocks[-1].height
+        return below and height not in self.by_height
 
     def policy_at(self, height: int) -> Policy | None:
         policy = None
@@ -88,7 +107,7 @@ def walk_branch(
         if len(rows):
             walker.take(rows)
             first = int(rows.heights[-1]) + 1
-        if len(rows) < CHUNK:
+        if len(rows) < CHUNK or first >= NEVER:
             return walker.finish()
 
 
@@ -99,12 +118,10 @@ class _Walker:
         self._report = report
         self._now = now
         self._before: Block | None = None  # the block below, through the fork
-        self._broken = False  # the block below is already a finding
         self._named: Sealed | None = None  # the newest `sealed` line
         self._sure: int = -1  # the highest height whose named seal was right
         self._built = 0
         self._pinned = -1
-        self._seal_lost = False
 
     def _finding(self, kind: str, message: str, height: int, notice: bool = False) -> None:
         self._report.add(kind, message, origin=self.walk.origin, height=height, notice=notice)
@@ -125,18 +142,27 @@ class _Walker:
         extranonce, bits = int(rows.extranonces[row]), int(header["bits"])
         prev, mined = header["prev"].tobytes(), int(header["time"]) != 0
         block = Block(height, None, fmt.link_of(prev, raw, bits), mined)
-        broken = False
 
         try:
             block.said = Manifest.parse(raw)
         except FormatError as error:
             self._finding("manifest", error.message, height)
-            broken = True
+            block.broken = True
+        fits = _fits(header, raw, extranonce)
+        if block.said is not None and fits and self._misplaced(block.said, height):
+            return
+        above = rows.headers["prev"][row + 1].tobytes() if row + 1 < len(rows) else None
+        if not fits and above != block.link:
+            block.said = None  # neither its header nor the next block vouches for what it says
         if not self.walk.blocks:
             self._start(block)
-        broken |= self._follows(block, prev)
-        broken |= self._header(block, header, extranonce, raw, usable, met, broken)
-        self._seal_lost |= broken  # seals above it follow from it
+        self._follows(block)
+        if not block.broken:
+            block.broken = self._header(block, header, extranonce, raw, usable, met)
+        if not block.broken:
+            block.broken = self._links(block, prev)
+        if block.broken:
+            self._lose(height)  # seals above it follow from it
         if block.said is not None:
             self._says(block, block.said, bits, int(header["time"]))
         else:
@@ -145,27 +171,49 @@ class _Walker:
 
         self.walk.blocks.append(block)
         self.walk.by_height[height] = block
-        self._before, self._broken = block, broken
+        self._before = block
+
+    def _misplaced(self, said: Manifest, height: int) -> bool:
+        """Whether this is a block as it was built in another block's row. It is passed over then."""
+        if (said.origin, said.height) == (self.walk.origin, height):
+            return False
+        self._finding("block", f"its row holds block {said.height} of {said.origin}", height)
+        return True
+
+    def _lose(self, height: int) -> None:
+        self.walk.lost = min(self.walk.lost, height)
 
     def _start(self, block: Block) -> None:
         """The branch's first block: a genesis, or a fork."""
         said, walk = block.said, self.walk
         fork = said.fork if said else None
         if fork is None:
-            if said is not None and (block.height != 0 or said.size or said.policy is None):
-                self._finding("manifest", "a genesis has height 0, no events and a policy", block.height)
-            if walk.branch.id != min(known.branch.id for known in [walk, *self._walks.values()]):
+            trunk = walk.trunk = not any(known.trunk for known in self._walks.values())
+            if block.height and not trunk:
+                if said is not None:
+                    self._finding("block", "the first block, the one that forks, is missing", block.height)
+                walk.headless, block.vague = True, True
+                self._lose(0)
+            elif said is not None and not block.height and (said.size or said.policy is None):
+                self._finding("manifest", "a genesis has no events and a policy", block.height)
+            if not block.height and not trunk:
                 self._finding("branch", "a second branch without a fork", block.height)
             return
         parent = self._walks.get(fork.origin)
         at = parent.by_height.get(fork.height) if parent else None
         if parent is None or at is None:
-            self._finding(
-                "branch", f"forks off {fork.origin} {fork.height}, which is not there", block.height
-            )
+            if parent is None or (parent.blocks and not parent.gone(fork.height)):
+                self._finding(
+                    "branch", f"forks off {fork.origin} {fork.height}, which is not there", block.height
+                )
+            walk.headless = True
+            self._lose(0)
             return
-        if at.seal is None:
+        if not parent.seal_known(fork.height):
+            self._lose(fork.height)
+        elif at.seal is None:
             self._finding("branch", f"forks off block {fork.height}, which is not sealed", block.height)
+            self._lose(fork.height)
         walk.parent, walk.fork = parent, fork.height
         walk.policy = parent.policy_at(fork.height)
         walk.sealed = fork.height if at.seal is not None else -1
@@ -173,41 +221,50 @@ class _Walker:
         self._built = at.said.built if at.said else 0
         self._sure = fork.height
 
-    def _follows(self, block: Block, prev: bytes) -> bool:
-        """Height and link against the block below. Returns whether it is a finding."""
+    def _follows(self, block: Block) -> None:
+        """Its height against the block below."""
+        if self.walk.headless and not self.walk.blocks:
+            return
         expected = self._before.height + 1 if self._before else 0
         if block.height != expected:
-            gone = f"{expected}" if block.height == expected + 1 else f"{expected} to {block.height - 1}"
-            self._finding("block", f"block {gone} is missing before block {block.height}", block.height)
-            self._seal_lost = True
-            return False
-        link = self._before.link if self._before else fmt.ZERO
-        if prev != link:
-            if not self._broken:  # else the block below was altered, and this is only what follows from it
-                self._finding(
-                    "link", f"does not link to the block at height {block.height - 1}", block.height
-                )
-            return True
-        return False
+            if block.height < expected:  # of a first block only: rows come by rising height
+                self._finding("block", f"stands below its fork at {expected - 1}", block.height)
+            else:
+                last = block.height - 1
+                gone = f"block {expected} is" if last == expected else f"blocks {expected} to {last} are"
+                self._finding("block", f"{gone} missing before block {block.height}", expected)
+            self._lose(min(expected, block.height))
+
+    def _links(self, block: Block, prev: bytes) -> bool:
+        """Its link against the block below. Returns whether it is a finding."""
+        if self._before is None:
+            wrong = not self.walk.headless and block.height == 0 and prev != fmt.ZERO
+        else:  # below a gap, and of a block that was altered, the link is not known
+            wrong = self._before.height == block.height - 1 and prev != self._before.link
+            wrong &= not self._before.broken
+        if wrong:
+            self._finding("link", f"does not link to the block at height {block.height - 1}", block.height)
+        return wrong
 
     def _header(
-        self, block: Block, header: np.void, extranonce: int, raw: bytes, usable: bool, met: bool, known: bool
+        self, block: Block, header: np.void, extranonce: int, raw: bytes, usable: bool, met: bool
     ) -> bool:
+        """What was found, against what the block says. Returns whether it is a finding."""
         height, rolled = block.height, int(header["version"]) & fmt.ROLL_MASK
         wrong = []
         if int(header["version"]) & ~fmt.ROLL_MASK != fmt.VERSION:
             wrong.append("its version is not 0x20000000 outside the bits that miners roll")
         if not 0 <= extranonce <= fmt.MAX_EXTRANONCE:
             wrong.append("its extranonce is out of range")
-        elif header["merkle_root"].tobytes() != fmt.merkle_root(raw, extranonce):
+        elif not _fits(header, raw, extranonce):
             wrong.append("its merkle root is not of its manifest and extranonce")
         if not usable:
             wrong.append(f"its bits {int(header['bits']):08x} are no target")
         if not block.mined and (int(header["nonce"]) or rolled or extranonce):
             wrong.append("it has a solution and no time")
         if wrong:
-            if not known:
-                self._finding("header", "; ".join(wrong), height)
+            empty = not any(header.tobytes())
+            self._finding("header", "its header is gone" if empty else "; ".join(wrong), height)
             return True
         if block.mined and not met:
             self._finding("work", "its hash is above its target", height)
@@ -228,7 +285,8 @@ class _Walker:
             tell("manifest", f"its log of {said.size} is shorter than the {first} leaves before it")
         block.first, block.end = first, max(first, said.size)
         below = walk.blocks[-1] if walk.blocks else None
-        block.vague = below is not None and (below.said is None or below.height != height - 1)
+        if below is not None:
+            block.vague = below.said is None or below.height != height - 1
         if walk.blocks:
             last = walk.blocks[-1].said
             if said.fork is not None:
@@ -240,7 +298,7 @@ class _Walker:
                     tell("manifest", "its position moves without a leaf")
         if said.replaces is not None:
             tell("manifest", f"replaces {said.replaces.origin}, of which nothing is archived")
-        self._check_pin(said, height)
+        self._check_pin(said, height, block.vague)
         self._check_policy(said, bits, block)
         self._check_sealed(said, height)
         if said.built < self._built:
@@ -253,22 +311,29 @@ class _Walker:
         if time > self._now + FUTURE:
             tell("time", f"mined {int(time - self._now)} seconds in the future")
 
-    def _check_pin(self, said: Manifest, height: int) -> None:
+    def _check_pin(self, said: Manifest, height: int, vague: bool) -> None:
         if said.pin is None:
             return
         walk, pin = self.walk, said.pin
+        if walk.headless:
+            return
         if walk.parent is None or pin.origin != walk.parent.origin:
             self._finding("manifest", f"pins {pin.origin}, which is not its parent", height)
             return
         at = walk.parent.by_height.get(pin.height)
-        if at is None or at.link != pin.link:
+        if at is None:
+            if not walk.parent.gone(pin.height):
+                self._finding("branch", f"pins block {pin.height} of {pin.origin}, which is gone", height)
+        elif at.broken:
+            pass  # a finding already
+        elif at.link != pin.link:
             self._finding("branch", f"pins block {pin.height} of {pin.origin}, which is another now", height)
-        elif at.seal is None:
+        elif at.seal is None and walk.parent.seal_known(pin.height):
             self._finding("manifest", f"pins block {pin.height} of {pin.origin}, which is not sealed", height)
         if pin.height <= self._pinned:
             self._finding("manifest", f"pins block {pin.height} after block {self._pinned}", height)
         below = walk.blocks[-1].end if walk.blocks else 0
-        if said.size - below != 1:
+        if said.size - below != 1 and not vague:
             self._finding("manifest", "pins a block and does not hold exactly one leaf", height)
         self._pinned = max(self._pinned, pin.height)
 
@@ -309,12 +374,12 @@ class _Walker:
             return
         self._named = named
         at = self.walk.at(named.height)
-        if at is None or self._seal_lost:
+        if at is None or not self.walk.seal_known(named.height):
             return  # a missing block is a finding already; so is the first seal that was wrong
         if at.seal is None:
             hole = next((block.height for block in self.walk.blocks if not block.mined), named.height)
             self._finding("hole", f"is not mined, though block {height} names a seal at {named.height}", hole)
-            self._seal_lost = True
+            self._lose(hole)
         elif at.seal != named.seal:
             since = (
                 f"between {self._sure + 1} and {named.height}"
@@ -324,7 +389,7 @@ class _Walker:
             self._finding(
                 "seal", f"a solution {since} is not the one that block {height} names", named.height
             )
-            self._seal_lost = True
+            self._lose(self._sure + 1)
         else:
             self._sure = named.height
 
@@ -337,7 +402,11 @@ class _Walker:
         below = self._before.seal if self._before else fmt.ZERO
         pin = block.said.pin if block.said else None
         pinned = self.walk.parent.by_height.get(pin.height) if pin and self.walk.parent else None
-        if below is None or (pin and (pinned is None or pinned.seal is None)):
+        if pin and (pinned is None or pinned.seal is None):
+            if self.walk.parent is None or not self.walk.parent.seal_known(pin.height):
+                self._lose(block.height)
+            return
+        if below is None:
             return
         block.seal = fmt.seal_of(below, block.link, header, extranonce)
         self.walk.sealed = block.height
@@ -348,7 +417,7 @@ class _Walker:
             self._report.add("branch", "has no blocks", origin=walk.origin)
             return walk
         tail = [block for block in walk.blocks if block.seal is None]
-        if tail and not self._seal_lost:
+        if tail and walk.lost == NEVER:
             waiting = [block for block in tail if not block.mined]
             first = waiting[0].height if waiting else tail[0].height
             through = "nothing" if walk.sealed < 0 else f"block {walk.sealed}"
@@ -359,6 +428,13 @@ class _Walker:
                 notice=True,
             )
         return walk
+
+
+def _fits(header: np.void, raw: bytes, extranonce: int) -> bool:
+    """Whether the header is of this manifest and extranonce."""
+    if not 0 <= extranonce <= fmt.MAX_EXTRANONCE:
+        return False
+    return bool(header["merkle_root"].tobytes() == fmt.merkle_root(raw, extranonce))
 
 
 def _usable_bits(bits: int) -> bool:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from eventchain.contracts.chain_store import TILE
 from eventchain.errors import FormatError
 from eventchain.formats.event import EVENT_SCHEMA, empty_batch
 from eventchain.formats.leaf import leaf_hashes
@@ -125,6 +127,7 @@ class Diagnosis:
         self._altered_in_run: dict[int, int] = {}  # leaf by position -> the leaf it is moved to by its run
         self._rounds = ROUNDS
         self._counts: dict[str, int] = {}
+        self._tile = lru_cache(maxsize=512)(self._read_tile)
 
     def take(self, window: Window, suspects: Suspects) -> None:
         if suspects:
@@ -204,13 +207,28 @@ class Diagnosis:
         real = np.flatnonzero((leaves >= 0) & (leaves < self._walk.size))
         if not len(real):
             return fits
-        low, high = int(leaves[real].min()), int(leaves[real].max()) + 1
-        salts, positions, _ = self._table.beside(low, high)
-        hashes = self._table.hashes(low, high)
-        at = leaves[real] - low
-        moved = at_positions(events.take(pa.array(real)), positions[at])
-        fits[real] = (safe_leaf_hashes(moved, salts[at]) == hashes[at]).all(axis=1)
+        hashes, salts, positions = self._stored(leaves[real])
+        moved = at_positions(events.take(pa.array(real)), positions)
+        fits[real] = (safe_leaf_hashes(moved, salts) == hashes).all(axis=1)
         return fits
+
+    def _stored(self, leaves: NDArray[np.int64]) -> tuple[Hashes, NDArray[np.uint8], NDArray[np.int64]]:
+        """Hashes, salts and positions of any leaves, (n, 32), (n, 16) and (n,): read at once where they lie
+        close together, tile by tile where they are scattered over the log."""
+        low, high = int(leaves.min()), int(leaves.max()) + 1
+        if high - low <= 4 * len(leaves) + 16 * TILE:
+            salts, positions, _ = self._table.beside(low, high)
+            return self._table.hashes(low, high)[leaves - low], salts[leaves - low], positions[leaves - low]
+        numbers, where = np.unique(leaves // TILE, return_inverse=True)
+        tiles = [self._tile(int(number)) for number in numbers]
+        at = where * TILE + leaves % TILE
+        stored = [np.concatenate(column)[at] for column in zip(*tiles, strict=True)]
+        return stored[0], stored[1], stored[2]
+
+    def _read_tile(self, number: int) -> tuple[Hashes, NDArray[np.uint8], NDArray[np.int64]]:
+        first, end = number * TILE, (number + 1) * TILE
+        salts, positions, _ = self._table.beside(first, end)
+        return self._table.hashes(first, end), salts, positions
 
     def _add_shift(self, by: int, suspects: Suspects, run: slice, window: Window) -> None:
         first, last = int(suspects.leaves[run.start]), int(suspects.leaves[run.stop - 1])
@@ -250,6 +268,8 @@ class Diagnosis:
         """Pair up leftover events and leaves, then name the rest."""
         pool, self._left = self._left, Suspects.none()
         pool.lacking = pool.lacking[~np.isin(pool.lacking, list(self._filled))]
+        if len(pool.lacking):  # the piece that would know a leaf's position is a finding itself
+            pool.lacking = pool.lacking[self._stored(pool.lacking)[2] != NOWHERE]
         targets = np.unique(np.concatenate([pool.leaves[pool.leaves != NOWHERE], pool.lacking]))
         found: dict[int, int] = {}  # event row -> the leaf it belongs to
         if len(targets) and self._rounds and max(len(pool.leaves), len(targets)) <= 2 * POOL:
@@ -275,14 +295,31 @@ class Diagnosis:
         return int(targets[hits[0]]) if len(hits) else None
 
     def _fit_in_place(self, events: Any, leaves: NDArray[np.int64]) -> NDArray[np.bool_]:
-        salts = np.concatenate([self._table.beside(int(leaf), int(leaf) + 1)[0] for leaf in leaves])
-        hashes = np.concatenate([self._table.hashes(int(leaf), int(leaf) + 1) for leaf in leaves])
+        hashes, salts, _ = self._stored(leaves)
         fits: NDArray[np.bool_] = (safe_leaf_hashes(events, salts) == hashes).all(axis=1)
         return fits
 
     def _moved(self, pool: Suspects, found: dict[int, int]) -> None:
         positions = pool.events["position"].to_numpy()
+        in_place = [
+            row
+            for row, leaf in found.items()
+            if self._fit_in_place(pool.events.slice(row, 1), np.array([leaf])).all()
+        ]
         told: set[int] = set()
+        if len(in_place) > RUN:  # the record was edited, not the events
+            told.update(in_place)
+            first, last = int(positions[in_place[0]]), int(positions[in_place[-1]])
+            block = self._block(found[in_place[0]])
+            self._report.add(
+                "salt-replaced",
+                f"the chain store records other positions for {len(in_place)} events",
+                origin=self._walk.origin,
+                height=block.height if block else None,
+                position=first,
+                last=last,
+                count=len(in_place),
+            )
         for row, leaf in found.items():
             if row in told:
                 continue
@@ -291,7 +328,7 @@ class Diagnosis:
             partner = next(
                 (other for other, goal in found.items() if goal == pool.leaves[row] != NOWHERE), None
             )
-            if self._fit_in_place(pool.events.slice(row, 1), np.array([leaf])).all():
+            if row in in_place:
                 self._tell(
                     "salt-replaced",
                     f"the chain store records position {recorded} for the event sealed at {own}",

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from eventchain.ahead import ahead
-from eventchain.contracts.chain_store import ChainStore
+from eventchain.contracts.chain_store import TILE, ChainStore
 from eventchain.formats.log import Hashes, root_of
 from eventchain.verify.blocks import Block, Walk
 from eventchain.verify.diagnose import NEAR, Diagnosis, Suspects, safe_leaf_hashes
@@ -79,6 +79,8 @@ def check_store(store: ChainStore, walk: Walk, read: Reader, report: Report, pro
 
 def check_branch(store: ChainStore, walk: Walk, report: Report, progress: Progress) -> None:
     """Check a child branch's log, leaves and events, which are in the chain store."""
+    if not walk.blocks:
+        return  # a finding already
     read = partial(store.events, walk.branch.id)
     _check(_Check(store, walk, read, EventCursor(batches(read)), report), progress, backlog=False)
 
@@ -106,16 +108,19 @@ class _Check:
         self._late = self._late_positions()
         self._covered = NOWHERE  # the highest position of the windows so far
         self._last: Window | None = None
+        self._told: set[int] = set()  # pieces whose digest alone is wrong
+        self._mended: dict[int, list[tuple[int, int]]] = {}  # tile -> leaf and height of each wrong hash
 
     def window(self, window: Window) -> None:
         self._check_positions(window)
         derived, suspects = self._match(window)
+        self._check_digests(window, suspects)
         lost = False
         for block in self._roots.broken(window):
             rows = slice(block.first - window.first, block.end - window.first)
             lost |= not self._repair(window, block, rows, derived[rows], suspects)
         self._roots.follow(window, window.hashes, lost)
-        self._upper.take(window.hashes)
+        self._upper.take(window.hashes[: max(0, self.table.held - window.first)])
         self._diagnosis.take(window, suspects)
         self._last = window
         self._report.events += window.end - window.first
@@ -124,8 +129,17 @@ class _Check:
         if self._last is not None and (follow := self._cursor.peek(NEAR)) is not None:
             self._diagnosis.beyond(self._last, follow)
         self._diagnosis.finish()
+        self._tell_mended()
         self._upper.check()
-        if backlog and (waiting := self._cursor.more()):
+        waiting = self._cursor.more()
+        if waiting and not backlog:
+            self._report.add(
+                "inserted",
+                f"{waiting} of the branch's events stand beyond its log and were never sealed",
+                origin=self.walk.origin,
+                count=waiting,
+            )
+        elif waiting:
             self._report.add(
                 "backlog",
                 f"{waiting} events are not in the chain yet",
@@ -184,13 +198,8 @@ class _Check:
         assert block.said is not None
         changed = np.flatnonzero((window.hashes[rows] != derived).any(axis=1))
         if len(changed) and root_of(derived) == block.said.leaves:
-            self._report.add(
-                "tile",
-                f"{len(changed)} of its stored leaf hashes are not the sealed ones, leaf "
-                f"{block.first + int(changed[0])} first; the events are as they were sealed",
-                origin=self.walk.origin,
-                height=block.height,
-            )
+            for leaf in (block.first + changed).tolist():
+                self._mended.setdefault(leaf // TILE, []).append((leaf, block.height))
             window.hashes[rows] = derived
             suspects.acquit(block.first, block.end)
             return True
@@ -201,6 +210,18 @@ class _Check:
             height=block.height,
         )
         return False
+
+    def _tell_mended(self) -> None:
+        """One finding for each tile whose leaf hashes were put right, unless the tile is one already."""
+        for tile, leaves in self._mended.items():
+            if not any(tile in torn for torn in self.table.torn):
+                self._report.add(
+                    "tile",
+                    f"tile 0/{tile}: {len(leaves)} of its leaf hashes are not the sealed ones, leaf "
+                    f"{leaves[0][0]} first; the events are as they were sealed",
+                    origin=self.walk.origin,
+                    height=leaves[0][1],
+                )
 
     # -- positions
 
@@ -231,6 +252,18 @@ class _Check:
                         height=block.height,
                     )
             covered = max(covered, stated)
+
+    def _check_digests(self, window: Window, suspects: Suspects) -> None:
+        """A piece whose digest is wrong, though every event fits the salts and positions in it."""
+        for tile in np.unique((window.first + np.flatnonzero(window.replaced)) // TILE).tolist():
+            if not suspects.touch(tile * TILE, (tile + 1) * TILE) and tile not in self._told:
+                self._told.add(tile)
+                self._report.add(
+                    "piece",
+                    f"the digest of piece {tile} is not of its salts and positions, which are right",
+                    origin=self.walk.origin,
+                    height=window.block_of(max(window.first, tile * TILE)).height,
+                )
 
     def _late_positions(self) -> NDArray[np.int64]:
         parts = [

@@ -21,6 +21,12 @@ from eventchain.verify.findings import Report
 WINDOW = 65_536
 """Leaves read at a time, at least; a window ends with a block."""
 NOWHERE = -1
+PAGE = 1024
+"""Tiles or pieces read at a time to see which there are."""
+LAST = 2**63 - 1
+"""The highest number of a row, which only an edit can give it."""
+SLACK = 2**20
+"""Leaves that are looked for beyond the last stored one, where a manifest claims more."""
 
 
 @dataclass
@@ -70,6 +76,8 @@ class LeafTable:
         self._store = store
         self._walk = walk
         self._report = report
+        self.torn: list[range] = []  # level-0 tiles that are a finding: missing, short or long
+        self.held = 0  # leaves up to the last one that is stored
 
     def window(self, blocks: Sequence[Block]) -> Window:
         first, end = blocks[0].first, blocks[-1].end
@@ -116,24 +124,33 @@ class LeafTable:
     # -- shape: rows that should not be there, or are not whole
 
     def check_shape(self) -> None:
-        """Missing, extra, short and long rows of pieces and level-0 tiles."""
+        """Missing, extra, short and long rows of pieces and level-0 tiles. Blocks that claim leaves far
+        beyond them are cut: a forged size must not cost memory."""
         size = self._walk.size
+        unsure = bool(self._walk.blocks) and self._walk.blocks[-1].said is None  # where the log ends
         for kind, rows in (("tile", self._tile_shapes()), ("piece", self._piece_shapes())):
             expected = 0
             for index, leaves, whole in rows:
                 if index > expected:
                     self._gone(kind, expected, min(index, (size + TILE - 1) // TILE))
                 expected = index + 1
+                self.held = max(self.held, min(size, index * TILE + min(leaves, TILE)))
+                if unsure and index >= size // TILE:
+                    continue
                 wanted = min(TILE, size - index * TILE)
                 name = f"{kind} {index}" if kind == "piece" else f"tile 0/{index}"
                 if wanted <= 0:
                     self._tell(kind, f"{name} lies beyond the log of {size} leaves")
                 elif leaves != wanted or not whole:
+                    self.torn += [range(index, index + 1)] if kind == "tile" else []
                     self._tell(kind, f"{name} does not hold the {wanted} leaves that it should", index)
             self._gone(kind, expected, (size + TILE - 1) // TILE)
+        for block in self._walk.blocks:
+            block.first, block.end = min(block.first, self.held + SLACK), min(block.end, self.held + SLACK)
 
     def _gone(self, kind: str, start: int, end: int) -> None:
         if start < end:
+            self.torn += [range(start, end)] if kind == "tile" else []
             which = str(start) if end == start + 1 else f"{start} to {end - 1}"
             self._tell(kind, f"{kind} {which} is missing (leaves {start * TILE} to {end * TILE - 1})", start)
 
@@ -145,19 +162,24 @@ class LeafTable:
 
     def _tile_shapes(self) -> Iterator[tuple[int, int, bool]]:
         first = 0
-        while rows := self._store.tiles(self._walk.branch.id, 0, first, 1024):
+        while rows := self._store.tiles(self._walk.branch.id, 0, first, PAGE):
             for tile in rows:
                 yield tile.index, len(tile.hashes) // 32, len(tile.hashes) % 32 == 0
             first = rows[-1].index + 1
+            if len(rows) < PAGE or first > LAST:
+                return
 
     def _piece_shapes(self) -> Iterator[tuple[int, int, bool]]:
         first = 0
-        while rows := self._store.pieces(self._walk.branch.id, first, 1024):
+        while rows := self._store.pieces(self._walk.branch.id, first, PAGE):
             for piece in rows:
                 leaves = len(piece.positions) // 8
                 whole = len(piece.positions) % 8 == 0 and len(piece.salts) == 16 * leaves
+                whole &= not (np.frombuffer(piece.positions[: 8 * leaves], ">i8") < 0).any()
                 yield piece.index, leaves, whole and len(piece.digest) == 32
             first = rows[-1].index + 1
+            if len(rows) < PAGE or first > LAST:
+                return
 
 
 class RootCheck:
@@ -219,11 +241,13 @@ class UpperTiles:
             raw = row.tobytes()
             wanted = {index: raw[index * TILE * 32 :][: TILE * 32] for index in range(-(-len(row) // TILE))}
             first = 0
-            while tiles := self._store.tiles(self._walk.branch.id, level, first, 1024):
+            while tiles := self._store.tiles(self._walk.branch.id, level, first, PAGE):
                 for tile in tiles:
                     if wanted.pop(tile.index, None) != tile.hashes:
                         self._tell(f"tile {level}/{tile.index} is not of the tiles below it")
                 first = tiles[-1].index + 1
+                if len(tiles) < PAGE or first > LAST:
+                    break
             for index in wanted:
                 self._tell(f"tile {level}/{index} is missing")
             full = len(row) // TILE * TILE

@@ -21,7 +21,7 @@ def check_children(walks: dict[str, Walk], report: Report) -> None:
     for parent in walks.values():
         named: dict[str, list[tuple[int, Pointer]]] = {}
         for block in parent.blocks:
-            for pointer in block.said.children if block.said else ():
+            for pointer in block.said.children if block.said and not block.broken else ():
                 named.setdefault(pointer.origin, []).append((block.height, pointer))
         for origin, pointers in named.items():
             _check_named(parent, origin, walks.get(origin), pointers, report)
@@ -34,7 +34,9 @@ def _check_named(
     parent: Walk, origin: str, child: Walk | None, pointers: list[tuple[int, Pointer]], report: Report
 ) -> None:
     """The first line that is not met; the others follow from it."""
-    if child is None or not child.blocks:
+    if child is not None and (not child.blocks or child.headless):
+        return  # a finding already
+    if child is None:
         height, pointer = pointers[0]
         report.add(
             "branch",
@@ -54,6 +56,8 @@ def _check_named(
     newest = -1
     for height, pointer in pointers:
         at = child.by_height.get(pointer.height)
+        if child.gone(pointer.height) or (at is not None and at.broken):
+            continue  # a finding already
         if at is None or at.link != pointer.link:
             what = "is gone" if at is None else "is another now"
             report.add(
@@ -86,8 +90,8 @@ def _check_all_named(parent: Walk, child: Walk, pointers: list[tuple[int, Pointe
     lines = dict(pointers)
     newest = -1
     for block in parent.blocks:
-        if block.said is None:
-            return
+        if block.said is None or block.broken or parent.gone(block.height - 1):
+            return  # a finding already; whom it named is not known
         if block.height in lines:
             newest = max(newest, lines[block.height].height)
         due = int(np.searchsorted(built, block.said.built, side="left"))
@@ -106,7 +110,9 @@ def check_snapshots(store: ChainStore, walk: Walk, report: Report) -> None:
     """What a snapshot's event says of itself against the block that it pins."""
     after: int | None = None
     pins = {
-        block.first: block for block in walk.blocks if block.said is not None and block.said.pin is not None
+        block.first: block
+        for block in walk.blocks
+        if block.said is not None and block.said.pin is not None and not block.vague
     }
     while pins:
         batch: Any = store.events(walk.branch.id, after, 1024)
