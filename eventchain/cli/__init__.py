@@ -7,6 +7,7 @@ Each command lies in a module of its own, which imports nothing heavy until the 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -83,4 +84,10 @@ def cli() -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, _terminate)
     cli(prog_name="eventchain")
+
+
+def _terminate(number: int, frame: object) -> None:
+    """Leave as by an exception, so that what a command must undo or close is undone and closed."""
+    sys.exit(128 + number)

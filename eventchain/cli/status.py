@@ -154,8 +154,12 @@ def _print(facts: dict[str, Any], costs: list[RewriteCost], rates: dict[str, flo
     click.echo(f"chain       {facts['origin']}")
     click.echo(f"policy      {facts['policy']}")
     click.echo(f"event store {'empty' if head is None else f'head at position {head}'}")
-    through = "no event" if position is None else f"position {position} ({facts['sealed_events']:,} events)"
-    click.echo(f"sealed      through block {facts['sealed_height']}, {through}")
+    if facts["sealed_height"] < 0:
+        click.echo("sealed      nothing: the genesis is not mined yet")
+    else:
+        events = f"position {position} ({facts['sealed_events']:,} events)"
+        through = "no event" if position is None else events
+        click.echo(f"sealed      through block {facts['sealed_height']}, {through}")
     linked = f", {facts['linked_blocks']:,} blocks of them linked" if facts["linked_blocks"] else ""
     click.echo(f"backlog     {facts['backlog_events']:,} events, {facts['backlog_blocks']:,} blocks{linked}")
     click.echo(f"total work  {quantity(facts['total_work'])} hashes")

@@ -20,7 +20,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
 
+from eventchain.chain.build import Builder
 from eventchain.chain.proof import check_proof
 from eventchain.chain.view import ChainView, events_of
 from eventchain.chainstores import open_chain_store
@@ -28,6 +30,8 @@ from eventchain.cli import COMMANDS, cli
 from eventchain.config import Config
 from eventchain.contracts.event_store import NewEvent
 from eventchain.eventstores import open_event_store
+from eventchain.formats.header import bits_for_difficulty
+from eventchain.formats.policy import Policy
 from eventchain.mining.backends import survey
 
 PERMITS = Path(__file__).parents[3] / "shared" / "data" / "permits.cloudevents.jsonl.gz"
@@ -140,7 +144,8 @@ def test_a_failed_init_leaves_nothing_behind(args: list[str], tmp_path: Path) ->
     assert os.listdir(tmp_path) == []
 
 
-def test_an_interrupted_init_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_init_leaves_nothing_behind(tmp_path: Path, number: int, code: int) -> None:
     # 2^60 hashes: it would mine its genesis for ever.
     process = subprocess.Popen(
         [*COMMAND, "init", "--difficulty", "60", "--backend", "reference"],
@@ -148,11 +153,34 @@ def test_an_interrupted_init_leaves_nothing_behind(tmp_path: Path) -> None:
     )  # fmt: skip
     _wait(lambda: _size(tmp_path / "chain.db") > 0)
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Traceback" not in err
     assert os.listdir(tmp_path) == []
+
+
+def test_of_two_inits_at_once_one_wins(tmp_path: Path) -> None:
+    command = [*COMMAND, "init", "--difficulty", "8", "--backend", "reference"]
+    quiet: dict[str, Any] = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    both = [subprocess.Popen(command, **quiet) for _ in range(2)]
+    assert sorted(process.wait(60) for process in both) == [0, 2]
+    assert "clean" in run("verify", "-C", tmp_path / "eventchain.toml").stdout
+
+
+def test_a_chain_whose_genesis_was_linked_and_never_mined(tmp_path: Path) -> None:
+    open_event_store(f"sqlite:///{tmp_path}/events.db", create=True).close()
+    store = open_chain_store(f"sqlite:///{tmp_path}/chain.db", create=True)
+    with store.writer(), store.transaction():
+        policy = Policy(bits_for_difficulty(8), 10, 10, 0, "eventchain-sqlite/1")
+        Builder(store, time.time).add_genesis("x", policy)
+    store.close()
+    config = tmp_path / "c.toml"
+    config.write_text('store = "sqlite:///events.db"\nchain = "sqlite:///chain.db"\n')
+    assert "sealed      nothing" in run("status", "-C", config, "--rate", "1M").stdout
+    assert "not mined yet" in run("show", 0, "-C", config).stdout
+    run("mine", "-C", config, "--backend", "reference")
+    assert "sealed      through block 0" in run("status", "-C", config, "--rate", "1M").stdout
 
 
 def test_init_seals_a_store_that_is_there_already(tmp_path: Path) -> None:
@@ -438,7 +466,7 @@ def test_an_outsider_can_recompute_the_proof(chain: Path) -> None:
 def test_every_event_has_a_proof_and_a_changed_proof_does_not_hold(chain: Path) -> None:
     store, events = open_chain_store("sqlite:///chain.db"), open_event_store("sqlite:///events.db")
     view = ChainView(store)
-    for event in events_of(events.read(None, EVENTS)):
+    for event in events_of(events.read(None, EVENTS))[::7]:
         proof = view.prove(event)
         assert check_proof(proof) == []
         other = replace(proof.block, header=bytes(80))
@@ -623,16 +651,25 @@ def test_events_come_back_from_every_kind_of_file(chain: Path, tmp_path: Path) -
     other = tmp_path / "other.toml"
     urls = ["--store", "sqlite:///b.db", "--chain", "sqlite:///c.db"]
     run("init", "-C", other, *urls, "--difficulty", 8, "--backend", "reference")
-    for number, name in enumerate(("events.jsonl", "events.jsonl.gz", "events.parquet", "-")):
-        done = subprocess.run(
-            [*COMMAND, "import", name, "-C", str(other), "--json"],
-            input=exported, capture_output=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["events"] == EVENTS
-        again = subprocess.run([*COMMAND, "export", "-", "-C", str(other)], capture_output=True, check=True)
-        assert again.stdout == exported, number
-        sql(tmp_path / "b.db", "DELETE FROM events")  # their ids may be there once only
+    piped = [*COMMAND, "import", "-", "-C", str(other)]
+    done = subprocess.run(piped, input=exported, capture_output=True, check=True)
+    assert done.stdout.startswith(b"imported 300 events")
+    for name in ("events.jsonl", "events.jsonl.gz", "events.parquet"):
+        run("export", "again.jsonl", "-C", other)
+        assert Path("again.jsonl").read_bytes() == exported
+        sql(tmp_path / "b.db", "DELETE FROM events")  # an id may be there once only
+        assert json.loads(run("import", name, "-C", other, "--json").stdout)["events"] == EVENTS
+    run("export", "again.jsonl", "-C", other)
+    assert Path("again.jsonl").read_bytes() == exported
+
+
+def test_another_applications_store_is_not_written(empty: Path) -> None:
+    SQLiteApplicationRecorder(SQLiteDatastore("bank.db")).create_table()
+    text = Path("eventchain.toml").read_text()
+    Path("bank.toml").write_text(text.replace("sqlite:///events.db", "eventsourcing+sqlite:///bank.db"))
+    assert "not ours to write" in run("import", "bank.toml", "-C", "bank.toml", code=2).stderr
+    assert "the chain seals events of" in run("mine", "-C", "bank.toml", code=2).stderr
+    assert "policy" in run("verify", "-C", "bank.toml", code=1).stdout
 
 
 def test_a_broken_line_is_named_and_nothing_is_imported(empty: Path) -> None:

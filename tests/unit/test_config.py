@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -111,6 +112,12 @@ def test_what_is_written_is_read_back(
     mining = Mining(backend, device, block_events)
     text = render("x:" + store, "y:" + chain, ANCHOR, mining)
     assert Config.parse(text, Path("/folder/f.toml")) == Config("x:" + store, "y:" + chain, ANCHOR, mining)
+
+
+@given(st.integers(0, len(WHOLE)), st.integers(0, 12), st.text(max_size=12))
+def test_any_text_is_a_configuration_or_a_complaint(at: int, cut: int, put: str) -> None:
+    with contextlib.suppress(ConfigError):
+        Config.parse(WHOLE[:at] + put + WHOLE[at + cut :], Path("/folder/f.toml"))
 
 
 def test_writing_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
