@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, files
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,7 +113,7 @@ def lane_loop(sass: str) -> Counter[str]:
         elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][\w.]*)(.*)", line):
             lines.append((found[1], found[2]))
     edges = sorted({*labels.values(), len(lines)})
-    begin, end = max(zip(edges, edges[1:], strict=False), key=lambda edge: edge[1] - edge[0])
+    begin, end = max(pairwise(edges), key=lambda edge: edge[1] - edge[0])
     branch = next(i for i in range(begin, end) if lines[i][0].startswith("BRA"))
     tail = labels[re.findall(r"\.L_x_\d+", lines[branch][1])[0]]
     back = next(
@@ -151,7 +152,7 @@ def main() -> int:
     rows = {f"search.cu, {registers} registers": cost} | {name: Cost(*row) for name, row in FLOORS.items()}
     for name, row in rows.items():
         print(f"{name:34} {row.alu:6} {row.fma:6} {row.other:6} {row.clocks:10.2f} {row.h200_ghs:10.2f}")
-    print("GH/s are bounds from counting (132 SMs at 1.98 GHz), not measured")
+    print("GH/s are an H200's bounds from counting (132 SMs at 1.98 GHz), not measured")
     print(", ".join(f"{opcode} {count}" for opcode, count in opcodes.most_common()))
     return 0
 

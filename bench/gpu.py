@@ -1,0 +1,164 @@
+"""Tests and measures the GPU backends on this host, in one go: what `make gpu` runs.
+
+    python bench/gpu.py [--seconds 5]
+
+The contract suite on cuda and opencl, then for every device one hard header and 10,000 headers of 12 bits,
+with power, temperature and clock as nvidia-smi gives them meanwhile. Every solution is checked on the host.
+Writes bench/results/gpu-<date>-<host>.json. Exits 2 when there is no CUDA GPU, 1 when a test fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eventchain.contracts.backend import NONCES, Device, Work
+from eventchain.errors import BackendError
+from eventchain.formats.header import HEADER, bits_for_difficulty, meets_target, with_counters, work_of
+from eventchain.mining.backends import open_backend
+
+ROOT = Path(__file__).parents[1]
+SENSORS = ("index", "power.draw", "temperature.gpu", "clocks.sm", "utilization.gpu")
+EASY_HEADERS, EASY_BITS = 10_000, 12
+
+
+def said_by(*command: str) -> str:
+    """What a program prints, or nothing when it is missing or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+class Sensors:
+    """Samples nvidia-smi every half second while it is entered."""
+
+    def __enter__(self) -> Sensors:
+        self.samples: list[dict[str, str]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+        return self
+
+    def _sample(self) -> None:
+        while not self._stop.wait(0.5):
+            said = said_by("nvidia-smi", f"--query-gpu={','.join(SENSORS)}", "--format=csv,noheader,nounits")
+            for line in said.splitlines():
+                self.samples.append(dict(zip(SENSORS, line.split(", "), strict=False)))
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def random_headers(n: int, bits: int) -> np.ndarray[Any, Any]:
+    headers = np.frombuffer(np.random.default_rng().bytes(80 * n), HEADER).copy()
+    headers["bits"] = bits
+    return headers
+
+
+def measure(device: Device, seconds: float) -> dict[str, Any]:
+    """Rates of one device, in hashes a second."""
+    hard = random_headers(1, bits_for_difficulty(100))
+    zero = np.zeros(1, np.uint64)
+    device.search(Work(hard, zero, 2**16))  # compiles
+    count, taken = 2**16, 0.0
+    while taken < min(seconds / 8, 0.25):  # find out how much lasts long enough
+        count *= 4
+        started = time.perf_counter()
+        device.search(Work(hard, zero, count))
+        taken = time.perf_counter() - started
+    count = int(count * seconds / taken)
+    rolls = 1 << (count // NONCES).bit_length()  # a header has more counters when its version rolls
+    with Sensors() as sensors:
+        started, busy = time.perf_counter(), time.process_time()
+        device.search(Work(hard, zero, count, rolls))
+        taken, busy = time.perf_counter() - started, time.process_time() - busy
+    result: dict[str, Any] = {
+        "one_header": {
+            "rate": count / taken, "hashes": count, "rolls": rolls, "seconds": taken,
+            "host_cpu_share": busy / taken, "sensors": sensors.samples,
+        }
+    }  # fmt: skip
+
+    easy = random_headers(EASY_HEADERS, bits_for_difficulty(EASY_BITS))
+    runs = []
+    for _ in range(5):
+        started = time.perf_counter()
+        found = device.search(Work(easy, np.zeros(len(easy), np.uint64), NONCES))
+        runs.append(time.perf_counter() - started)
+        if (
+            len(found.index) != len(easy)
+            or not meets_target(with_counters(easy[found.index], found.counter, 1)).all()
+        ):
+            raise BackendError(f"{device.name} gave wrong answers")
+    expected = EASY_HEADERS * work_of(bits_for_difficulty(EASY_BITS))
+    result["easy_headers"] = {
+        "headers": EASY_HEADERS, "bits": EASY_BITS, "seconds": runs, "expected_hashes": expected,
+        "rate": expected / min(runs),
+    }  # fmt: skip
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=5, help="how long to measure each device")
+    seconds: float = parser.parse_args().seconds
+    try:
+        backends = [open_backend("cuda")]
+    except BackendError as error:
+        print(f"no CUDA GPU to measure: {error}", file=sys.stderr)
+        return 2
+    try:
+        backends.append(open_backend("opencl"))
+    except BackendError as error:
+        print(f"opencl is left out: {error}", file=sys.stderr)
+
+    chosen = " or ".join(backend.name for backend in backends)
+    tests = [sys.executable, "-m", "pytest", "-q", "tests/backends", "-k", chosen]
+    if subprocess.run(tests, cwd=ROOT).returncode:
+        print("the tests fail on this GPU: nothing is measured", file=sys.stderr)
+        return 1
+
+    now = datetime.now(UTC)
+    report: dict[str, Any] = {
+        "time": now.isoformat(timespec="seconds"),
+        "commit": said_by("git", "rev-parse", "HEAD"),
+        "changed_since": bool(said_by("git", "status", "--porcelain", "--untracked-files=no")),
+        "host": platform.node(), "cores": os.cpu_count(), "python": platform.python_version(),
+        "gpus": said_by("nvidia-smi", "--query-gpu=name,driver_version,power.limit", "--format=csv,noheader")
+        .splitlines(),
+        "devices": {},
+    }  # fmt: skip
+    for backend in backends:
+        for device in backend.devices:
+            try:
+                result = measure(device, seconds)
+            except BackendError as error:
+                print(f"{backend.name}: {error}", file=sys.stderr)
+                return 1
+            report["devices"][f"{backend.name}: {device.name}"] = result
+            one, easy = (result[kind]["rate"] / 1e6 for kind in ("one_header", "easy_headers"))
+            print(
+                f"{backend.name:7} {device.name:50} MH/s: {one:10.1f} one header, {easy:10.1f} 10,000 easy ones"
+            )
+    path = ROOT / "bench" / "results" / f"gpu-{now:%Y-%m-%d}-{platform.node()}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {path.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

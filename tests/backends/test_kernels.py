@@ -1,0 +1,290 @@
+"""The device code: its core against hashlib, the CUDA shell run as C on this host, its machine code, and the
+OpenCL kernel in every shape. What every backend must do is in test_contract.py."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyopencl
+import pytest
+from eventchain_gpu_common import READY_BYTES, SLOTS, KernelDevice
+from eventchain_kernels import source
+from eventchain_opencl import OpenCLDevice, Shape
+from eventchain_opencl import open_backend as open_opencl
+from eventchain_reference import ReferenceDevice
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vectors import BITCOIN
+
+from eventchain.contracts.backend import NONCES, Work
+from eventchain.formats.header import HEADER, bits_for_difficulty, meets_target, with_counters
+from eventchain.mining.jobs import JOB, expand
+
+SASS = runpy.run_path(str(Path(__file__).parents[2] / "bench" / "sass.py"))
+HEADERS = np.frombuffer(b"".join(bytes.fromhex(raw) for raw in BITCOIN.values()), HEADER)
+
+
+def random_headers(seed: int, n: int, bits: int) -> np.ndarray:
+    headers = np.frombuffer(np.random.default_rng(seed).bytes(80 * n), HEADER).copy()
+    headers["bits"] = bits
+    return headers
+
+
+def job_of(header: np.ndarray) -> np.ndarray:
+    """One job for the header as it stands, its version included."""
+    rolls = 2**16
+    roll = int(header["version"]) >> 13 & 0xFFFF
+    work = Work(header.reshape(1), np.array([roll], np.uint64), 1, rolls)
+    (job,) = expand(work, np.ones(1, np.bool_), hashes=1)
+    return job
+
+
+def digest_of(header: np.ndarray) -> bytes:
+    return hashlib.sha256(hashlib.sha256(header.tobytes()).digest()).digest()
+
+
+# -- the text -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["search.cl", "search.cu", "host.c"])
+def test_source_is_one_text_without_includes(name):
+    text = source(name)
+    assert "#include" not in text
+    assert text.count("TABLE U32 SHA256_K[64]") == 1
+
+
+# -- the core, built as C -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory) -> ctypes.CDLL:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler here; the same text runs in the OpenCL tests")
+    folder = tmp_path_factory.mktemp("host")
+    (folder / "host.c").write_text(source("host.c"))
+    flags = ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
+    subprocess.run([compiler, *flags, "host.c", "-o", "host.so"], cwd=folder, check=True)
+    library = ctypes.CDLL(str(folder / "host.so"))
+    library.word7.restype = ctypes.c_uint32
+    return library
+
+
+def test_core_on_bitcoin_blocks(host):
+    for header in HEADERS:
+        job = job_of(header)
+        nonce = ctypes.c_uint32(int(header["nonce"]))
+        assert host.word7(job.ctypes.data_as(ctypes.c_void_p), nonce) == 0
+        assert host.meets_target(job.ctypes.data_as(ctypes.c_void_p), nonce) == 1
+        nonce.value += 1
+        assert host.word7(job.ctypes.data_as(ctypes.c_void_p), nonce) != 0
+        assert host.meets_target(job.ctypes.data_as(ctypes.c_void_p), nonce) == 0
+
+
+@given(raw=st.binary(min_size=76, max_size=76), nonce=st.integers(0, NONCES - 1))
+def test_core_is_sha256d(host, raw, nonce):
+    header = np.frombuffer(raw + nonce.to_bytes(4, "little"), HEADER)[0].copy()
+    header["bits"] = 0x1D00FFFF
+    job = job_of(header)
+    digest = digest_of(header)
+    word7 = host.word7(job.ctypes.data_as(ctypes.c_void_p), ctypes.c_uint32(nonce))
+    assert word7 == int.from_bytes(digest[28:], "big")
+
+
+@given(raw=st.binary(min_size=80, max_size=80), word=st.integers(0, 7))
+def test_full_check_is_exact(host, raw, word):
+    """At most the target: equal wins, one less in any word loses, one more wins."""
+    header = np.frombuffer(raw, HEADER)[0].copy()
+    header["bits"] = 0x1D00FFFF
+    job = job_of(header)
+    number = int.from_bytes(digest_of(header), "little")
+    for target, answer in ((number, 1), (number - 2 ** (32 * word), 0), (number + 2 ** (32 * word), 1)):
+        if 0 <= target < 2**256:
+            job["target"] = np.frombuffer(target.to_bytes(32, "little"), "<u4")
+            nonce = ctypes.c_uint32(int(header["nonce"]))
+            assert host.meets_target(job.ctypes.data_as(ctypes.c_void_p), nonce) == answer
+
+
+class HostSession:
+    """The CUDA shell's kernels, called where CudaSession launches them."""
+
+    def __init__(self, library: ctypes.CDLL, headers: int) -> None:
+        self.library = library
+        self.winner, self.nonce = np.zeros(headers, np.uint32), np.zeros(headers, np.uint32)
+        self.flying: set[int] = set()
+        self.units: list[int] = []
+
+    def submit(self, slot: int, jobs: np.ndarray, chunk: int, units: int) -> None:
+        assert slot not in self.flying
+        self.flying.add(slot)
+        self.units.append(units)
+        ready, counter = np.zeros(READY_BYTES * len(jobs), np.uint8), np.zeros(1, np.uint32)
+        data = [array.ctypes.data_as(ctypes.c_void_p) for array in (jobs, ready)]
+        out = [array.ctypes.data_as(ctypes.c_void_p) for array in (counter, self.winner, self.nonce)]
+        self.library.prepare_all(*data, len(jobs))
+        self.library.search(*data, len(jobs), chunk, units, *out, 1)
+        assert counter[0] == units + 1  # every unit was taken, and one look past the end
+
+    def wait(self, slot: int) -> np.ndarray:
+        self.flying.remove(slot)
+        return self.winner.copy()
+
+    def results(self) -> tuple[np.ndarray, np.ndarray]:
+        assert not self.flying
+        return self.winner, self.nonce
+
+
+class HostDevice(KernelDevice):
+    name = "the CUDA shell as C"
+    lanes = 1
+
+    def __init__(self, library: ctypes.CDLL, rate: float) -> None:
+        super().__init__()
+        self.library, self._rate = library, rate
+        self.sessions: list[HostSession] = []
+
+    @contextmanager
+    def session(self, headers: int) -> Iterator[HostSession]:
+        self.sessions.append(HostSession(self.library, headers))
+        yield self.sessions[-1]
+
+
+def assert_same(work: Work, device: Any) -> None:
+    """Hits for exactly the headers for which the reference has one, all valid, in range, none twice."""
+    found = device.search(work)
+    expected = ReferenceDevice().search(work)
+    assert sorted(found.index.tolist()) == expected.index.tolist()
+    start = work.start[found.index]
+    assert ((found.counter >= start) & (found.counter - start < work.count)).all()
+    assert meets_target(with_counters(work.headers[found.index], found.counter, work.rolls)).all()
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**32),
+    n=st.integers(1, 20),
+    difficulty=st.integers(0, 11),
+    count=st.integers(0, 300),
+    log_rolls=st.integers(0, 16),
+    before_end=st.none() | st.integers(0, 300),
+    rate=st.sampled_from([20, 2_000, 1e6, 1e12]),
+)
+def test_cuda_shell_as_c(host, seed, n, difficulty, count, log_rolls, before_end, rate):
+    """All of a search but the GPU itself: jobs, launches of any size, units, claims, results."""
+    rolls = 2**log_rolls
+    start = np.random.default_rng(seed).integers(0, rolls * NONCES, n, np.uint64)
+    if before_end is not None:
+        start[:] = rolls * NONCES - before_end
+    work = Work(random_headers(seed, n, bits_for_difficulty(difficulty)), start, count, rolls)
+    assert_same(work, HostDevice(host, rate))
+
+
+def test_a_search_stops_when_all_is_found(host):
+    device = HostDevice(host, rate=1000)
+    headers = random_headers(5, 50, bits_for_difficulty(6))
+    found = device.search(Work(headers, np.zeros(50, np.uint64), 2**40, 2**8))
+    assert sorted(found.index.tolist()) == list(range(50))
+    assert len(device.sessions[0].units) < 50 * 64
+
+
+def test_rate_is_measured_once(host):
+    device = HostDevice(host, rate=0)
+    rate = device.rate()
+    assert 1e4 < rate < 1e9
+    assert device.rate() == rate
+    assert SLOTS == 2
+    assert len(device.sessions) == 1
+
+
+# -- the CUDA shell's machine code --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cubin() -> tuple[bytes, str]:
+    return SASS["compile_cubin"](source("search.cu"))
+
+
+def test_cuda_compiles_without_spills(cubin):
+    code, log = cubin
+    assert code[:4] == b"\x7fELF"
+    assert "warning" not in log.lower()
+    spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    assert spills == [("0", "0", "0")] * 2  # search and prepare_jobs
+    assert max(int(used) for used in re.findall(r"Used (\d+) registers", log)) <= 72
+
+
+def test_cuda_instructions_a_nonce(cubin):
+    cost = SASS["cost_of"](SASS["lane_loop"](SASS["disassemble"](cubin[0])))
+    assert 1700 < cost.alu <= 1820
+    assert 900 < cost.fma <= 1060
+    assert cost.other <= 20
+
+
+def test_cuda_says_what_is_wrong_with_a_text():
+    with pytest.raises(ValueError, match="error"):
+        SASS["compile_cubin"]("__global__ void f() { nothing(); }")
+
+
+# -- OpenCL -------------------------------------------------------------------------------------------
+
+
+def pocl() -> Any:
+    for platform in pyopencl.get_platforms():
+        for device in platform.get_devices(pyopencl.device_type.CPU):
+            return device
+    raise AssertionError("the dev group installs PoCL, a device on every CPU")
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [Shape(4, 1, 3), Shape(16, 1, 2), Shape(1, 64, 4)],
+    ids=str,
+)
+def test_opencl_shapes(shape):
+    """Vectors as on CPUs, and groups with barriers as on GPUs: the same answers."""
+    device = OpenCLDevice(pocl(), "PoCL", shape)
+    headers = random_headers(7, 40, bits_for_difficulty(8))
+    starts = np.random.default_rng(1).integers(0, 4 * NONCES, 40, np.uint64)
+    starts[:3] = 4 * NONCES - 150
+    assert_same(Work(headers, starts, 333, 4), device)
+
+
+def test_opencl_devices_are_named():
+    names = [device.name for device in open_opencl().devices]
+    assert len(set(names)) == len(names)
+    for number, name in enumerate(names):
+        assert re.fullmatch(rf".+ \(.+\) #{number}", name)
+
+
+@pytest.mark.parametrize(
+    ("backend", "library", "extra"), [("opencl", "pyopencl", "[opencl]"), ("cuda", "cupy", "[cuda]")]
+)
+def test_a_missing_library_is_a_reason(backend, library, extra):
+    program = (
+        f"import sys; sys.modules['{library}'] = None\n"
+        "from eventchain.errors import BackendError\n"
+        f"try: import eventchain_{backend}\n"
+        "except BackendError as error: print(error)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert "cannot be imported" in said
+    assert f"pip install 'eventchain{extra}'" in said
+
+
+def test_job_is_as_the_kernels_read_it():
+    """The C struct Job: u32[22], u64."""
+    assert JOB.itemsize == 96
+    assert [JOB.fields[name][1] for name in ("midstate", "tail", "target", "first", "header", "roll")] == [
+        0, 32, 44, 76, 80, 84,
+    ]  # fmt: skip
