@@ -151,7 +151,7 @@ def main() -> int:
             report["devices"][f"{backend.name}: {device.name}"] = result
             one, easy = (result[kind]["rate"] / 1e6 for kind in ("one_header", "easy_headers"))
             print(
-                f"{backend.name:7} {device.name:50} MH/s: {one:10.1f} one header, {easy:10.1f} 10,000 easy ones"
+                f"{backend.name:7} {device.name:50} MH/s: {one:.1f} one header, {easy:.1f} 10,000 easy ones"
             )
     path = ROOT / "bench" / "results" / f"gpu-{now:%Y-%m-%d}-{platform.node()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
