@@ -24,13 +24,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from eventchain.errors import FormatError
 from eventchain.formats.event import UNKNOWN
+from eventchain.interchange.json_text import is_json, members_of, members_text
 
 OWN_SOURCE = "eventchain"
 OWN_METADATA = "eventchainmetadata"
@@ -42,8 +42,6 @@ _EPOCH = datetime(1970, 1, 1)
 _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
 )
-_DIGITS = re.compile(r"[0-9]+")
-_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class Event(NamedTuple):
@@ -56,12 +54,6 @@ class Event(NamedTuple):
     time: int
     data: bytes | None
     metadata: bytes | None
-
-
-class Number(str):
-    """A JSON number as written."""
-
-    __slots__ = ()
 
 
 class Versions(dict[str, int]):
@@ -100,15 +92,14 @@ def from_line(line: bytes, versions: Versions) -> Event:
 
 def to_line(event: Event, versions: Versions) -> bytes:
     """The line, without its end, that is read as this event. ``versions`` takes note of it."""
-    is_json = event.data is not None and _is_json(event.data)
-    parts = _given(event, is_json, versions)
+    embeds = event.data is not None and is_json(event.data)
+    parts = _given(event, embeds, versions)
     if parts is None:
-        parts = Line(_own_attributes(event), event.data, event.data is not None and not is_json)
+        parts = Line(_own_attributes(event), event.data, event.data is not None and not embeds)
     versions[event.stream] = event.version
     attributes = dict(parts.attributes)
-    members = [(name, attributes.pop(name)) for name in LEADING if name in attributes]
-    members += sorted(attributes.items())
-    text = ",".join(f"{_json(name)}:{_json(value)}" for name, value in members).encode()
+    members = {name: attributes.pop(name) for name in LEADING if name in attributes}
+    text = members_text(members | dict(sorted(attributes.items())))
     if parts.data is None:
         return b"{" + text + b"}"
     if parts.binary:
@@ -119,14 +110,27 @@ def to_line(event: Event, versions: Versions) -> bytes:
 # -- attributes and columns ---------------------------------------------------------------------------
 
 
+def _parse(text: str) -> Line:
+    attributes, raw = members_of(text)
+    data, binary = None if raw is None else raw.encode(), False
+    encoded = attributes.pop("data_base64", None)
+    if encoded is not None:
+        if data is not None:
+            raise FormatError("both data and data_base64 are given")
+        if type(encoded) is not str:
+            raise FormatError("data_base64 is not a string")
+        try:
+            data, binary = base64.b64decode(encoded, validate=True), True
+        except (binascii.Error, ValueError) as error:
+            raise FormatError(f"data_base64 is not Base64: {error}") from error
+    return Line(attributes, data, binary)
+
+
 def _event(parts: Line, versions: Versions) -> Event:
     attributes = parts.attributes
     version = attributes.get("specversion")
     if type(version) is not str or version != "1.0":
         raise FormatError('specversion is not "1.0"', hint="each line is one CloudEvent 1.0 as JSON")
-    for name, value in attributes.items():
-        if isinstance(value, dict | list):
-            raise FormatError(f"the attribute {name} is not a string, a number or a boolean")
     for name in ("id", "source", "type"):
         if not _is_text(attributes.get(name)):
             raise FormatError(f"the required attribute {name} is missing or not a non-empty string")
@@ -138,7 +142,6 @@ def _event(parts: Line, versions: Versions) -> Event:
     kept = {name: value for name, value in attributes.items() if name not in ("id", "type")}
     if parts.binary:
         kept["data_base64"] = True
-    metadata = ",".join(f"{_json(name)}:{_json(value)}" for name, value in sorted(kept.items()))
     for text in (attributes["id"], attributes["type"]):
         text.encode()
     return Event(
@@ -148,24 +151,24 @@ def _event(parts: Line, versions: Versions) -> Event:
         type=attributes["type"],
         time=UNKNOWN if time is None else _microseconds(time),
         data=parts.data,
-        metadata=b"{" + metadata.encode() + b"}",
+        metadata=b"{" + members_text(dict(sorted(kept.items()))) + b"}",
     )
 
 
-def _given(event: Event, is_json: bool, versions: Versions) -> Line | None:
+def _given(event: Event, embeds: bool, versions: Versions) -> Line | None:
     """The line as it was given; None when the event did not come from one that would be read as it now."""
     if event.metadata is None:
         return None
     try:
-        attributes = {name: value for name, (value, _) in _members(event.metadata.decode()).items()}
+        attributes, data = members_of(event.metadata.decode())
         binary = attributes.pop("data_base64", None) is True
         parts = Line(attributes | {"id": event.id, "type": event.type}, event.data, binary)
         if _event(parts, versions) != event or _own_event(parts) is not None:
             return None
     except (FormatError, UnicodeError, RecursionError):
         return None
-    fits = is_json or binary if event.data is not None else not binary
-    return parts if fits and "data" not in attributes else None
+    fits = embeds or binary if event.data is not None else not binary
+    return parts if fits and data is None else None
 
 
 def _own_attributes(event: Event) -> dict[str, Any]:
@@ -220,7 +223,8 @@ def _is_text(value: Any) -> bool:
 
 
 def _version(sequence: Any) -> int:
-    if not isinstance(sequence, str) or not _DIGITS.fullmatch(sequence) or len(sequence.lstrip("0")) > 19:
+    digits = isinstance(sequence, str) and sequence.isascii() and sequence.isdecimal()
+    if not digits or len(sequence.lstrip("0")) > 19:
         raise FormatError(f"sequence {sequence!r} is not a number of decimal digits below 2^63")
     if (version := int(sequence)) >= 2**63:
         raise FormatError(f"sequence {sequence!r} is not below 2^63")
@@ -232,102 +236,14 @@ def _microseconds(time: Any) -> int:
     match = _TIME.fullmatch(time) if type(time) is str else None
     if not match:
         raise FormatError(f"time {time!r} is not an RFC 3339 time with an offset")
-    year, month, day, hour, minute, second = map(int, match.group(1, 2, 3, 4, 5, 6))
-    fraction, sign, hours, minutes = match.group(7, 8, 9, 10)
-    offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
+    *numbers, fraction, sign, hours, minutes = match.groups()
+    year, month, day, hour, minute, second = map(int, numbers)
+    ahead = (int(hours) * 60 + int(minutes)) * (-1 if sign == "-" else 1) if sign else 0
     try:
-        moment = datetime(year, month, day, hour, minute, min(second, 59))
+        days = date(year, month, day).toordinal() - _EPOCH.toordinal()
     except ValueError as error:
         raise FormatError(f"time {time!r} does not exist: {error}") from error
-    if second > 60 or int(hours or 0) > 23 or int(minutes or 0) > 59:
+    if hour > 23 or minute > 59 or second > 60 or (sign and (int(hours) > 23 or int(minutes) > 59)):
         raise FormatError(f"time {time!r} does not exist")
-    since = moment - _EPOCH + timedelta(seconds=second // 60) + (offset if sign == "-" else -offset)
-    return since // timedelta(microseconds=1) + int((fraction or "").ljust(6, "0")[:6])
-
-
-# -- JSON ---------------------------------------------------------------------------------------------
-
-
-def _refuse(constant: str) -> Any:
-    raise FormatError(f"{constant} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_refuse)
-_ENCODER = json.JSONEncoder(ensure_ascii=False)
-
-
-def _parse(text: str) -> Line:
-    members = _members(text)
-    data, binary = members.pop("data")[1].encode() if "data" in members else None, False
-    encoded, _ = members.pop("data_base64", (None, ""))
-    if encoded is not None:
-        if data is not None:
-            raise FormatError("both data and data_base64 are given")
-        if type(encoded) is not str:
-            raise FormatError("data_base64 is not a string")
-        try:
-            data, binary = base64.b64decode(encoded, validate=True), True
-        except (binascii.Error, ValueError) as error:
-            raise FormatError(f"data_base64 is not Base64: {error}") from error
-    return Line({name: value for name, (value, _) in members.items()}, data, binary)
-
-
-def _members(text: str) -> dict[str, tuple[Any, str]]:
-    """The members of a JSON object, each with its value decoded and as it stands. Raises FormatError, for a
-    name given twice too."""
-    members: dict[str, tuple[Any, str]] = {}
-    at = _expect(text, 0, "{")
-    if text[at : at + 1] == "}":
-        at = _expect(text, at, "}")
-    else:
-        while True:
-            if text[at : at + 1] != '"':
-                raise FormatError(f"not JSON: a name in quotes is missing at character {at + 1}")
-            name, at = _value(text, at)
-            start = _expect(text, at, ":")
-            value, at = _value(text, start)
-            if name in members:
-                raise FormatError(f"{name!r} is given twice")
-            members[name] = value, text[start:at]
-            if text[_skip(text, at) :][:1] == "}":
-                at = _expect(text, at, "}")
-                break
-            at = _expect(text, at, ",")
-    if at != len(text):
-        raise FormatError(f"not JSON: something follows the object at character {at + 1}")
-    return members
-
-
-def _skip(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
-
-
-def _expect(text: str, at: int, sign: str) -> int:
-    """The place after a sign and the white space around it."""
-    at = _skip(text, at)
-    if text[at : at + 1] != sign:
-        raise FormatError(f"not JSON: {sign!r} is missing at character {at + 1}")
-    return _skip(text, at + 1)
-
-
-def _value(text: str, at: int) -> tuple[Any, int]:
-    try:
-        return _DECODER.raw_decode(text, at)
-    except json.JSONDecodeError as error:
-        raise FormatError(f"not JSON: {error.msg} at character {error.pos + 1}") from error
-
-
-def _is_json(data: bytes) -> bool:
-    """Whether these bytes are one JSON value and nothing else, on one line, and come back when embedded."""
-    if b"\n" in data:
-        return False
-    try:
-        text = data.decode()
-        return bool(text) and text[0] not in " \t\r" and _value(text, 0)[1] == len(text)
-    except (FormatError, UnicodeDecodeError, RecursionError):
-        return False
-
-
-def _json(value: Any) -> str:
-    return str(value) if isinstance(value, Number) else _ENCODER.encode(value)
+    seconds = ((days * 24 + hour) * 60 + minute - ahead) * 60 + second
+    return seconds * 1_000_000 + (int(fraction[:6].ljust(6, "0")) if fraction else 0)
