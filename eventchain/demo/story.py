@@ -198,13 +198,20 @@ class Story:
         return self._run(arguments).returncode
 
     def _lines(self, *arguments: str) -> list[str]:
-        return self._run(arguments, stdout=subprocess.PIPE).stdout.splitlines()
+        """Run a command unseen."""
+        return self._run(arguments, unseen=True).stdout.splitlines()
 
-    def _run(self, arguments: Sequence[str], stdout: int | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "eventchain", *arguments]
-        done = subprocess.run(command, cwd=self._folder, env=_environment(), stdout=stdout, text=True)
+    def _run(self, arguments: Sequence[str], *, unseen: bool = False) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "eventchain", *arguments],
+            cwd=self._folder,
+            env=_environment(),
+            capture_output=unseen,
+            text=True,
+        )
         if done.returncode not in ((0, 1) if arguments[0] == "verify" else (0,)):
-            raise EventChainError(f"`eventchain {shlex.join(arguments)}` ended with {done.returncode}")
+            said = f": {done.stderr.strip()}" if unseen else ""
+            raise EventChainError(f"`eventchain {shlex.join(arguments)}` ended with {done.returncode}{said}")
         return done
 
     def _python(self, *arguments: str) -> str:
