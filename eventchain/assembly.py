@@ -54,11 +54,9 @@ class Chain:
         self,
         choice: Choice | str | None = None,
         on_benched: Callable[[str, str], None] = _ignore,
-        *,
-        resume: bool = True,
     ) -> Iterator[Sealer]:
-        """A sealer that holds the chain store's writer lock; ``choice`` may be just a backend's name. With
-        ``resume`` it has already begun to mine what is built and not mined yet.
+        """A sealer that holds the chain store's writer lock; ``choice`` may be just a backend's name. It has
+        already begun to mine what is built and not mined yet.
 
         Raises LockedError when another writer is at it. What it has made durable stays on leaving, also
         by an exception; the next one goes on there.
@@ -70,9 +68,19 @@ class Chain:
             Engine(choice.devices, clock=self._clock, on_benched=on_benched) as engine,
         ):
             sealer = Sealer(self.store, engine, self._clock, self.events)
-            if resume:
+            try:
                 sealer.resume()
-            yield sealer
+                yield sealer
+            except KeyboardInterrupt:
+                engine.close()
+                sealer.keep()  # what the last slices found
+                raise
+
+    @contextmanager
+    def linking(self) -> Iterator[Sealer]:
+        """A sealer that holds the writer lock and has no devices: it builds and links, and mines nothing."""
+        with self.store.writer():
+            yield Sealer(self.store, None, self._clock, self.events)
 
     def verify(
         self,

@@ -8,6 +8,7 @@ are durable before they are searched, so an interruption loses at most the searc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,10 +49,11 @@ class Progress:
 
 
 class Sealer:
-    """Seals a chain store's backlog. Use inside ``store.writer()``."""
+    """Seals a chain store's backlog, or only links it where there is no engine. Use inside
+    ``store.writer()``."""
 
     def __init__(
-        self, store: ChainStore, engine: Engine, clock: Clock, events: EventStore | None = None
+        self, store: ChainStore, engine: Engine | None, clock: Clock, events: EventStore | None = None
     ) -> None:
         self.builder = Builder(store, clock)
         self.progress = Progress()
@@ -83,18 +85,55 @@ class Sealer:
             self._turn(None, TURN)
             report(self.progress)
 
+    def keep(self) -> None:
+        """Commit what the engine has found and nobody has collected yet, as when a run is broken off."""
+        self._turn(None, 0.0)
+
+    def link_backlog(
+        self, block_events: int, report: Callable[[Progress], None] = lambda progress: None
+    ) -> None:
+        """Build and link the blocks of every event that the store held at the start, and leave the mining to
+        a later run. Raises PolicyError where the policy's ``lag`` allows no more blocks ahead."""
+        trunk = self.builder.trunk
+        with self._read_ahead(block_events) as chunks:
+            for chunk in chunks:
+                room = self.builder.room(trunk)
+                if room > 0:
+                    self._turn(chunk.split(room)[0], None)
+                    report(self.progress)
+                if room < len(chunk.blocks):
+                    raise PolicyError(
+                        f"block {trunk.height + 1} may not be built: the newest sealed block would be more "
+                        f"than the {trunk.policy.lag} blocks behind that the policy allows",
+                        hint="mine what is linked first",
+                    )
+
     def seal_backlog(
-        self,
-        block_events: int,
-        report: Callable[[Progress], None] = lambda progress: None,
-        *,
-        link_only: bool = False,
+        self, block_events: int, report: Callable[[Progress], None] = lambda progress: None
     ) -> None:
         """Build and mine until every event that the store held at the start is sealed.
 
-        ``link_only``: build and link the blocks and leave the mining to a later run.
         Raises PolicyError where the event store's source or clock does not fit.
         """
+        trunk = self.builder.trunk
+        with self._read_ahead(block_events) as chunks:
+            pending: Chunk | None = next(chunks, None)
+            while pending is not None or self._unsealed:
+                room = min(self.builder.room(trunk), AHEAD - len(self._unsealed))
+                if pending is not None and room > 0:
+                    now, pending = pending.split(room)
+                    self._turn(now, 0.0)
+                    pending = pending or next(chunks, None)
+                else:
+                    self._turn(None, TURN)
+                report(self.progress)
+        with self._store.transaction():
+            lines = self.builder.add_child_lines(trunk)
+        if lines is not None:
+            self.build(lines)
+            self.seal_all(report)
+
+    def _read_ahead(self, block_events: int) -> AbstractContextManager[Iterator[Chunk]]:
         assert self._events is not None
         trunk = self.builder.trunk
         if trunk.policy.source != self._events.source:
@@ -102,37 +141,13 @@ class Sealer:
                 f"the chain seals events of {trunk.policy.source}, this store is {self._events.source}",
                 hint="check `store` in the configuration",
             )
-        with ahead(chunks(self._store, trunk, self._events, block_events)) as batches:
-            pending: Chunk | None = next(batches, None)
-            while pending is not None or (self._unsealed and not link_only):
-                room = self.builder.room(trunk)
-                if not link_only:
-                    room = min(room, AHEAD - len(self._unsealed))
-                if pending is not None and room > 0:
-                    now, pending = pending.split(room)
-                    self._turn(now, 0.0, search=not link_only)
-                    pending = pending or next(batches, None)
-                elif link_only:
-                    raise PolicyError(
-                        f"block {trunk.height + 1} may not be built: the newest sealed block would be more "
-                        f"than the {trunk.policy.lag} blocks behind that the policy allows",
-                        hint="mine what is linked first",
-                    )
-                else:
-                    self._turn(None, TURN)
-                report(self.progress)
-            if link_only:
-                return
-        with self._store.transaction():
-            lines = self.builder.add_child_lines(trunk)
-        if lines is not None:
-            self.build(lines)
-            self.seal_all(report)
+        return ahead(chunks(self._store, trunk, self._events, block_events))
 
     # -- one turn: build, collect, commit
 
-    def _turn(self, chunk: Chunk | None, timeout: float, *, search: bool = True) -> None:
-        mined = self._engine.collect(timeout) if search else None
+    def _turn(self, chunk: Chunk | None, timeout: float | None) -> None:
+        """``timeout``: seconds to wait for solutions; None searches nothing."""
+        mined = self._engine.collect(timeout) if self._engine and timeout is not None else None
         if chunk is None and (mined is None or not len(mined.keys)):
             self._measure()
             return
@@ -156,7 +171,7 @@ class Sealer:
             assert chunk is not None
             self.progress.events_built += sum(map(len, chunk.blocks))
             self.progress.blocks_built += len(chunk.blocks)
-            if search:
+            if timeout is not None:
                 self._submit(built)
         self._measure()
 
@@ -166,7 +181,7 @@ class Sealer:
         manifests = [Manifest.parse(raw) for raw in blocks.manifests]
         for row, said in enumerate(manifests):
             self._unsealed[built.branch, int(blocks.heights[row])] = said.size, said.position
-        if len(waiting):
+        if len(waiting) and self._engine:
             self._engine.submit(
                 (built.branch << _HEIGHT_BITS) | blocks.heights[waiting],
                 blocks.headers[waiting],
@@ -198,6 +213,8 @@ class Sealer:
         return Manifest.parse(self._store.blocks(trunk.branch.id, trunk.sealed_height, 1).manifests[0]).size
 
     def _measure(self) -> None:
+        if self._engine is None:
+            return
         self.progress.hashes = self._engine.hashes
         self.progress.rate = sum(self._engine.rate().values()) * 1e6
         self.progress.expected_hashes = self._engine.expected_hashes

@@ -60,21 +60,22 @@ def command(
     another host and another backend.
     """
     from eventchain.assembly import open_chain
-    from eventchain.mining.backends import LAST, choose
 
     with open_chain(config_file) as chain:
-        # Linking searches nothing: any device will do, and the one without a compiler is there at once.
-        choice = choose(LAST) if link_only else chain.choose(backend, device)
-        if not link_only:
+        if link_only:
+            sealing = chain.linking()
+        else:
+            choice = chain.choose(backend, device)
             announce(choice)
+            sealing = chain.sealing(choice, say_benched)
         began = time.monotonic()
         try:
-            with chain.sealing(choice, say_benched, resume=not link_only) as sealer:
+            with sealing as sealer:
                 trunk = sealer.builder.trunk
                 limit = block_events or chain.mining.block_events or trunk.policy.events
                 head = chain.events.head()
                 with _shown(sealer, head, limit, console(err=True)) as report:
-                    sealer.seal_backlog(limit, report, link_only=link_only)
+                    (sealer.link_backlog if link_only else sealer.seal_backlog)(limit, report)
         except KeyboardInterrupt:
             note("What is sealed is kept; the next `eventchain mine` goes on from here.")
             raise
