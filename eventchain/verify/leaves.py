@@ -77,6 +77,7 @@ class LeafTable:
         self._walk = walk
         self._report = report
         self.torn: list[range] = []  # level-0 tiles that are a finding: missing, short or long
+        self.cut = False  # blocks at the end are gone or unreadable, a finding
         self.held = 0  # leaves up to the last one that is stored
 
     def window(self, blocks: Sequence[Block]) -> Window:
@@ -128,6 +129,9 @@ class LeafTable:
         beyond them are cut: a forged size must not cost memory."""
         size = self._walk.size
         unsure = bool(self._walk.blocks) and self._walk.blocks[-1].said is None  # where the log ends
+        self.cut = unsure
+        beyond: dict[str, list[str]] = {"tile": [], "piece": []}
+        last = size  # leaves that tiles and pieces hold
         for kind, rows in (("tile", self._tile_shapes()), ("piece", self._piece_shapes())):
             expected = 0
             for index, leaves, whole in rows:
@@ -139,12 +143,21 @@ class LeafTable:
                     continue
                 wanted = min(TILE, size - index * TILE)
                 name = f"{kind} {index}" if kind == "piece" else f"tile 0/{index}"
-                if wanted <= 0:
-                    self._tell(kind, f"{name} lies beyond the log of {size} leaves")
+                if wanted <= 0 or (leaves > wanted and whole):
+                    beyond[kind].append(f"{name} holds leaves beyond the log of {size}")
+                    last = max(last, index * TILE + leaves)
                 elif leaves != wanted or not whole:
                     self.torn += [range(index, index + 1)] if kind == "tile" else []
                     self._tell(kind, f"{name} does not hold the {wanted} leaves that it should", index)
             self._gone(kind, expected, (size + TILE - 1) // TILE)
+        if beyond["tile"] and beyond["piece"]:
+            self.cut = True
+            what = f"tiles and pieces hold leaves {size} to {last - 1}"
+            self._tell("block", f"the newest blocks are gone: {what}")
+        else:
+            for kind, messages in beyond.items():
+                for message in messages:
+                    self._tell(kind, message)
         for block in self._walk.blocks:
             block.first, block.end = min(block.first, self.held + SLACK), min(block.end, self.held + SLACK)
 

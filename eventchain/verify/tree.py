@@ -114,6 +114,7 @@ def check_snapshots(store: ChainStore, walk: Walk, report: Report) -> None:
         for block in walk.blocks
         if block.said is not None and block.said.pin is not None and not block.vague
     }
+    told = {finding.position for finding in report.findings if finding.origin == walk.origin}
     while pins:
         batch: Any = store.events(walk.branch.id, after, 1024)
         if not batch.num_rows:
@@ -121,17 +122,19 @@ def check_snapshots(store: ChainStore, walk: Walk, report: Report) -> None:
         for row in range(batch.num_rows):
             index = after = batch["position"][row].as_py()
             block = pins.get(index)
-            if block is None or block.said is None or block.said.pin is None:
+            if block is None or block.said is None or block.said.pin is None or index in told:
                 continue
             pin = block.said.pin
             if (
                 batch["stream"][row].as_buffer().to_pybytes() != walk.origin.encode()
                 or batch["version"][row].as_py() != pin.height
                 or batch["id"][row].as_buffer().to_pybytes() != f"{pin.origin}/{pin.height}".encode()
+                or batch["type"][row].as_buffer().to_pybytes() != b"eventchain.snapshot"
+                or batch["time"][row].as_py() != block.said.built * 10**6
             ):
                 report.add(
                     "branch",
-                    f"its snapshot says that it is of another block than {pin.origin} {pin.height}",
+                    f"its event is no snapshot of {pin.origin} {pin.height} as of when it was built",
                     origin=walk.origin,
                     height=block.height,
                     position=index,

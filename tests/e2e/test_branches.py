@@ -1,0 +1,246 @@
+"""Child branches: what the builder makes, what it refuses, and what verify says of branches that break the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chains import (
+    BITS,
+    ERASURES,
+    ORIGIN,
+    SNAPSHOTS,
+    SOURCE,
+    Chain,
+    Work,
+    child_event,
+    genesis_anchor,
+    grown_chain,
+    manifests,
+    new_chain,
+    newest_anchor,
+)
+from eventchain.chain.build import Builder
+from eventchain.errors import PolicyError
+from eventchain.formats.manifest import Pointer
+from eventchain.formats.policy import Policy
+from oracle import check_chain
+
+
+def an_event(**values: object) -> object:
+    told = {"stream": "s", "version": 0, "id": "i", "type": "t", "time": 0, "data": b"", "metadata": None}
+    return child_event(**{**told, **values})
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Chain:
+    chain = new_chain(tmp_path)
+    with chain.working() as work:
+        work.append(0, 20)
+        work.sealer.seal_backlog(10)
+    return chain
+
+
+# -- what is built
+
+
+def test_the_grown_chain_is_clean_and_holds_what_it_should(grown: Chain, tmp_path: Path) -> None:
+    chain = grown.copy(tmp_path)
+    chain.check()
+    report = chain.verify([genesis_anchor(chain), newest_anchor(chain)])
+    assert report.verdict == "clean"
+    assert (report.blocks, report.sealed_blocks, report.events) == (19, 19, 376)
+    trunk, snapshots, erasures = (manifests(chain, origin) for origin in (ORIGIN, SNAPSHOTS, ERASURES))
+    assert [manifest.pin and manifest.pin.height for manifest in snapshots] == [5, 10, 12]
+    assert snapshots[0].fork == (ORIGIN, 5)
+    assert erasures[0].fork == (ORIGIN, 0)
+    lines = [(child.origin, child.height) for manifest in trunk for child in manifest.children]
+    assert lines == [(SNAPSHOTS, 6), (ERASURES, 1), (SNAPSHOTS, 7), (SNAPSHOTS, 8)]
+    assert [manifest.height for manifest in trunk if manifest.children and manifest.size == 200] == [6]
+
+
+def test_a_child_inherits_the_policy_at_its_fork(chain: Chain) -> None:
+    with chain.working() as work:
+        builder = work.builder
+        work.seal(lambda builder: builder.tighten(builder.trunk, Policy(BITS, 5, 900, 0, SOURCE)))
+        work.seal(lambda builder: builder.add_child(builder.trunk, 1, ERASURES, an_event()))
+        assert builder.tips[ERASURES].policy.events == 64  # at block 1, before it was tightened
+        work.seal(lambda builder: builder.add_child(builder.trunk, 3, SNAPSHOTS, an_event()))
+        assert builder.tips[SNAPSHOTS].policy.events == 5
+        work.child_lines()
+    chain.check()
+
+
+def test_a_branch_of_a_branch(chain: Chain) -> None:
+    inner = f"{SNAPSHOTS}/inner"
+    with chain.working() as work:
+        work.snapshot(b"1")
+        tips = work.builder.tips
+        parent = tips[SNAPSHOTS]
+        work.seal(lambda builder: builder.add_child(parent, parent.height, inner, an_event()))
+        chain.clock.tick()
+        work.seal(lambda builder: builder.add_child_lines(parent))
+        chain.clock.tick()
+        work.child_lines()
+    chain.check()
+    with chain.working() as work:  # and goes on after it was read back
+        work.seal(lambda builder: builder.extend_child(builder.tips[inner], an_event(id="j")))
+        work.seal(lambda builder: builder.add_child_lines(builder.tips[SNAPSHOTS]))
+        work.child_lines()
+    chain.check()
+
+
+def test_late_events_enter_first_and_only_as_many_as_allowed(tmp_path: Path) -> None:
+    chain = new_chain(tmp_path, Policy(BITS, 64, 1000, 2, SOURCE))
+    with chain.working() as work:
+        work.append(0, 10)
+    parked = "CREATE TABLE parked AS SELECT * FROM events WHERE position IN (3, 5, 6)"
+    chain.sql(chain.events_file, parked, "DELETE FROM events WHERE position IN (3, 5, 6)")
+    with chain.working() as work:
+        work.sealer.seal_backlog(10)
+    chain.check()
+    chain.sql(chain.events_file, "INSERT INTO events SELECT * FROM parked", "DROP TABLE parked")
+    (missed,) = {finding.kind for finding in chain.verify().wrong}
+    assert missed == "inserted"
+    with chain.working() as work:
+        work.append(10, 3)
+        work.sealer.seal_backlog(4)
+    chain.check()
+    assert [manifest.late for manifest in manifests(chain)] == [0, 0, 2, 1]
+
+
+def test_the_oracle_and_verify_allow_an_unsealed_tail(chain: Chain) -> None:
+    with chain.working() as work:
+        work.append(20, 20)
+        work.sealer.link_backlog(10)
+    chain.check()
+    report = chain.verify()
+    assert [notice.kind for notice in report.notices] == ["unsealed-tail"]
+    assert (report.blocks, report.sealed_blocks) == (5, 3)
+
+
+# -- what is refused
+
+
+@pytest.fixture
+def work(chain: Chain) -> Iterator[Work]:
+    with chain.working() as work:
+        work.snapshot(b"1")
+        yield work
+
+
+def test_builders_refuse_what_the_rules_forbid(work: Work) -> None:
+    trunk, child = work.builder.trunk, work.builder.tips[SNAPSHOTS]
+    two = an_event()
+    two = type(two).from_pylist(two.to_pylist() * 2, schema=two.schema)  # type: ignore[attr-defined]
+    forbidden = [
+        lambda: work.builder.add_child(trunk, 3, ERASURES, an_event()),  # not there
+        lambda: work.builder.add_child(trunk, 0, SNAPSHOTS, an_event()),  # twice
+        lambda: work.builder.add_child(trunk, 0, f"{SNAPSHOTS}@2", an_event()),  # the same, incarnate
+        lambda: work.builder.extend_child(child, an_event(), pin=2),  # pinned already
+        lambda: work.builder.extend_child(child, an_event(), pin=9),  # not sealed
+        lambda: work.builder.extend_child(child, two, pin=2),
+        lambda: work.builder.tighten(trunk, trunk.policy),
+        lambda: work.builder.tighten(trunk, Policy(BITS, 65, 900, 0, SOURCE)),
+        lambda: work.builder.add_genesis("example.com/other", trunk.policy),
+    ]
+    for build in forbidden:
+        with pytest.raises(PolicyError) as raised, work.store.transaction():
+            build()
+        assert raised.value.hint
+
+
+# -- what verify says of branches that were built against the rules
+
+
+class Forger(Builder):
+    """Builds what the honest one refuses."""
+
+    pinned: Pointer | None = None
+    named: bool = True
+
+    def _check(self, *_: object) -> None: ...
+
+    def _grown(self, tip):  # type: ignore[no-untyped-def]
+        return super()._grown(tip) if self.named else []
+
+    def _append(self, tip, *arguments, **named):  # type: ignore[no-untyped-def]
+        if self.pinned:
+            named["pin"] = self.pinned
+        return super()._append(tip, *arguments, **named)
+
+
+def kinds(chain: Chain) -> list[str]:
+    with chain.opened() as (store, events), pytest.raises(AssertionError):
+        check_chain(store, events)
+    return [finding.kind for finding in chain.verify().wrong]
+
+
+def test_a_child_that_no_parent_names_is_found(chain: Chain) -> None:
+    with chain.working(builder=Forger) as work:
+        work.builder.named = False  # type: ignore[attr-defined]
+        work.snapshot(b"1")
+        chain.clock.tick()
+        work.append(20, 5)
+        work.sealer.seal_backlog(10)
+    assert kinds(chain) == ["branch"]
+    assert "does not name it" in chain.verify().wrong[0].message
+
+
+def test_a_snapshot_of_another_block_than_it_pins_is_found(chain: Chain) -> None:
+    with chain.working() as work:
+        at = work.builder.now() * 10**6
+        honest = dict(stream=SNAPSHOTS, version=2, id=f"{ORIGIN}/2", type="eventchain.snapshot", time=at)
+        lies = [{"version": 1}, {"id": f"{ORIGIN}/1"}, {"stream": ORIGIN}, {"type": "other"}, {"time": at + 1}]
+        for number, lie in enumerate(lies):
+            origin = f"{SNAPSHOTS}-{number}"
+            told = an_event(**{**honest, "stream": origin, **lie})
+            work.seal(lambda builder: builder.add_child(builder.trunk, 2, origin, told, 2))  # noqa: B023
+        work.child_lines()
+    assert kinds(chain) == ["branch"] * 5
+
+
+@pytest.mark.parametrize(
+    ("pin", "kind"),
+    [
+        (Pointer(ORIGIN, 2, bytes(32)), "branch"),  # no such link
+        (Pointer(ORIGIN, 9, bytes(32)), "branch"),  # no such block
+        (Pointer("example.com/other", 2, bytes(32)), "manifest"),
+    ],
+)
+def test_a_pin_of_what_is_not_there_is_found(chain: Chain, pin: Pointer, kind: str) -> None:
+    with chain.working(builder=Forger) as work:
+        work.builder.pinned = pin  # type: ignore[attr-defined]
+        with work.store.transaction():
+            work.builder.add_child(work.builder.trunk, 1, ERASURES, an_event(), None)
+    assert kind in kinds(chain)
+
+
+def test_a_fork_off_an_unsealed_block_is_found(chain: Chain) -> None:
+    with chain.working(builder=Forger) as work:
+        work.append(20, 5)
+        work.sealer.link_backlog(10)
+        trunk = work.builder.trunk
+        said = trunk.sealed
+        trunk.sealed = said._replace(height=3)  # type: ignore[union-attr]
+        work.builder._block_at = lambda tip, height: (tip.link, bytes(32))  # type: ignore[method-assign]
+        with work.store.transaction():
+            work.builder.add_child(trunk, 3, ERASURES, an_event())
+    assert "branch" in kinds(chain)
+
+
+def test_two_branches_of_one_origin_and_a_second_trunk_are_found(chain: Chain) -> None:
+    with chain.working() as work:
+        work.snapshot(b"1")
+        work.child_lines()
+    chain.sql(chain.chain_file, "INSERT INTO branches VALUES (7, 'example.com/twin')")
+    for table in ("blocks", "tiles", "pieces"):
+        names = {"blocks": "height, header, extranonce, manifest", "tiles": "level, tile, hashes"}.get(
+            table, "tile, salts, positions, digest"
+        )
+        chain.sql(chain.chain_file, f"INSERT INTO {table} SELECT 7, {names} FROM {table} WHERE branch = 1")
+    found = chain.verify().wrong
+    assert [finding.kind for finding in found] == ["branch"] * len(found)
+    assert 1 <= len(found) <= 3
