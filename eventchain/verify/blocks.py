@@ -20,6 +20,7 @@ from eventchain.verify.findings import Report
 
 CHUNK = 4096
 NEVER = 2**63
+_NO_DIGITS = dict.fromkeys(map(ord, "0123456789abcdef"))
 FUTURE = 2 * 3600
 """Seconds that a block may be ahead of the verifier's clock."""
 
@@ -122,6 +123,7 @@ class _Walker:
         self._sure: int = -1  # the highest height whose named seal was right
         self._built = 0
         self._pinned = -1
+        self._breaking: dict[str, tuple[int, str, int]] = {}  # rule -> first block, its message, blocks
 
     def _finding(self, kind: str, message: str, height: int, notice: bool = False) -> None:
         self._report.add(kind, message, origin=self.walk.origin, height=height, notice=notice)
@@ -244,6 +246,7 @@ class _Walker:
             wrong &= not self._before.broken
         if wrong:
             self._finding("link", f"does not link to the block at height {block.height - 1}", block.height)
+            self._named, self._built = None, 0  # what rises along a chain, rises anew from here
         return wrong
 
     def _header(
@@ -339,7 +342,7 @@ class _Walker:
 
     def _check_policy(self, said: Manifest, bits: int, block: Block) -> None:
         height, walk = block.height, self.walk
-        tell = partial(self._finding, "policy", height=height)
+        tell = partial(self._breaks_policy, height)
         if said.policy is not None:
             if walk.policy is not None and not said.policy.tightens(walk.policy):
                 tell(f"its policy {said.policy} does not tighten {walk.policy}")
@@ -359,6 +362,19 @@ class _Walker:
         sealed = said.sealed.height if said.sealed else -1
         if height - sealed > policy.lag:
             tell(f"it is {height - sealed} blocks ahead of the newest sealed block; {policy.lag} are allowed")
+
+    def _breaks_policy(self, height: int, message: str) -> None:
+        """One finding for a run of blocks that break a rule alike."""
+        rule = message.translate(_NO_DIGITS)
+        first, first_message, count = self._breaking.pop(rule, (height, message, 0))
+        if first + count != height:
+            self._tell_policy(first, first_message, count)
+            first, first_message, count = height, message, 0
+        self._breaking[rule] = first, first_message, count + 1
+
+    def _tell_policy(self, first: int, message: str, count: int) -> None:
+        alike = f"; likewise each block through {first + count - 1}" if count > 1 else ""
+        self._report.add("policy", message + alike, origin=self.walk.origin, height=first, count=count)
 
     def _check_sealed(self, said: Manifest, height: int) -> None:
         before, named = self._named, said.sealed
@@ -413,6 +429,8 @@ class _Walker:
 
     def finish(self) -> Walk:
         walk = self.walk
+        for run in self._breaking.values():
+            self._tell_policy(*run)
         if not walk.blocks:
             self._report.add("branch", "has no blocks", origin=walk.origin)
             return walk

@@ -223,6 +223,9 @@ class RootCheck:
             return
         roots = self._frontier.extend(hashes, [block.end for block in window.blocks])
         for block, root in zip(window.blocks, roots, strict=True):
+            if block.broken:  # whose log the blocks from here on continue is not known
+                self._frontier = None
+                return
             if block.said is not None and block.said.size == block.end and root != block.said.root:
                 self._report.add(
                     "manifest", "its root is not of its log", origin=self._walk.origin, height=block.height

@@ -1,4 +1,4 @@
-"""Child branches: what the builder makes, what it refuses, and what verify says of branches that break the rules."""
+"""Child branches: what the builder makes and refuses, and what verify says of those that break the rules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from chains import (
     BITS,
     ERASURES,
@@ -17,16 +16,16 @@ from chains import (
     Work,
     child_event,
     genesis_anchor,
-    grown_chain,
     manifests,
     new_chain,
     newest_anchor,
 )
+from oracle import check_chain
+
 from eventchain.chain.build import Builder
 from eventchain.errors import PolicyError
 from eventchain.formats.manifest import Pointer
 from eventchain.formats.policy import Policy
-from oracle import check_chain
 
 
 def an_event(**values: object) -> object:
@@ -192,8 +191,14 @@ def test_a_child_that_no_parent_names_is_found(chain: Chain) -> None:
 def test_a_snapshot_of_another_block_than_it_pins_is_found(chain: Chain) -> None:
     with chain.working() as work:
         at = work.builder.now() * 10**6
-        honest = dict(stream=SNAPSHOTS, version=2, id=f"{ORIGIN}/2", type="eventchain.snapshot", time=at)
-        lies = [{"version": 1}, {"id": f"{ORIGIN}/1"}, {"stream": ORIGIN}, {"type": "other"}, {"time": at + 1}]
+        honest = {"version": 2, "id": f"{ORIGIN}/2", "type": "eventchain.snapshot", "time": at}
+        lies = [
+            {"version": 1},
+            {"id": f"{ORIGIN}/1"},
+            {"stream": ORIGIN},
+            {"type": "other"},
+            {"time": at + 1},
+        ]
         for number, lie in enumerate(lies):
             origin = f"{SNAPSHOTS}-{number}"
             told = an_event(**{**honest, "stream": origin, **lie})
