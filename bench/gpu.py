@@ -4,41 +4,28 @@
 
 The contract suite on cuda and opencl, then for every device one hard header and 10,000 headers of 12 bits,
 with power, temperature and clock as nvidia-smi gives them meanwhile. Every solution is checked on the host.
-Writes bench/results/gpu-<date>-<host>.json. Exits 2 when there is no CUDA GPU, 1 when a test fails.
+Writes bench/results/gpu-<date>.json. Exits 2 when there is no CUDA GPU, 1 when a test fails.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import subprocess
 import sys
 import threading
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _results import ROOT, heading, said_by, write
 
 from eventchain.contracts.backend import NONCES, Device, Work
 from eventchain.errors import BackendError
 from eventchain.formats.header import HEADER, bits_for_difficulty, meets_target, with_counters, work_of
 from eventchain.mining.backends import open_backend
 
-ROOT = Path(__file__).parents[1]
 SENSORS = ("index", "power.draw", "temperature.gpu", "clocks.sm", "utilization.gpu")
 EASY_HEADERS, EASY_BITS = 10_000, 12
-
-
-def said_by(*command: str) -> str:
-    """What a program prints, or nothing when it is missing or fails."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
 
 
 class Sensors:
@@ -131,12 +118,7 @@ def main() -> int:
         print("the tests fail on this GPU: nothing is measured", file=sys.stderr)
         return 1
 
-    now = datetime.now(UTC)
-    report: dict[str, Any] = {
-        "time": now.isoformat(timespec="seconds"),
-        "commit": said_by("git", "rev-parse", "HEAD"),
-        "changed_since": bool(said_by("git", "status", "--porcelain", "--untracked-files=no")),
-        "host": platform.node(), "cores": os.cpu_count(), "python": platform.python_version(),
+    report = heading("gpu") | {
         "gpus": said_by("nvidia-smi", "--query-gpu=name,driver_version,power.limit", "--format=csv,noheader")
         .splitlines(),
         "devices": {},
@@ -153,10 +135,7 @@ def main() -> int:
             print(
                 f"{backend.name:7} {device.name:50} MH/s: {one:.1f} one header, {easy:.1f} 10,000 easy ones"
             )
-    path = ROOT / "bench" / "results" / f"gpu-{now:%Y-%m-%d}-{platform.node()}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {path.relative_to(ROOT)}")
+    write(report)
     return 0
 
 

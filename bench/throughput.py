@@ -1,6 +1,6 @@
 """One million events of about 200 bytes: import, mine and verify, through the command line, in events/s.
 
-    python bench/throughput.py [--events 1000000] [--difficulty 8] [--backend cpu] [--json FILE]
+    python bench/throughput.py [--events 1000000] [--difficulty 8] [--backend cpu]
 
 Each step is a process of its own; its peak memory is the operating system's figure for it. The peer for
 hashing is the same leaves made with hashlib in a plain loop, measured in the same run. The limit printed is
@@ -11,26 +11,23 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
-import platform
 import struct
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from _results import heading, write
 
 from eventchain.formats.event import EVENT_SCHEMA
 from eventchain.formats.leaf import leaf_hashes, new_salts
 
-RESULTS = Path(__file__).parent / "results"
 CHUNK = 50_000
 
 
@@ -109,16 +106,9 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--difficulty", default="8")
     parser.add_argument("--backend", default="cpu")
-    parser.add_argument("--json", type=Path, help="where to write the figures (default: bench/results/)")
     options = parser.parse_args()
     sample = batch_of(0, min(options.events, CHUNK))
-    figures: dict[str, Any] = {
-        "bench": "throughput",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS
-        ).stdout.strip(),
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
+    figures = heading("throughput") | {
         "events": options.events,
         "difficulty": options.difficulty,
         "backend": options.backend,
@@ -157,17 +147,7 @@ def main() -> None:
     print(f"leaf hashes/s: ours {rates['ours']:,.0f}, the limit of mine and verify")
     print(f"leaf hashes/s: hashlib {rates['hashlib']:,.0f}")
     print(f"chain store: {figures['bytes_per_event']:.0f} bytes an event")
-    target = options.json or RESULTS / f"throughput-{figures['date'][:10]}-{options.events}.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(figures, indent=2) + "\n")
-    print(f"written to {target}")
-
-
-def cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    write(figures, f"{options.events}")
 
 
 if __name__ == "__main__":
