@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 from chains import Chain, grown_chain
+from hypothesis import settings
+
+settings.register_profile("eventchain", deadline=None)  # no test fails for a busy machine
+settings.load_profile("eventchain")
 
 
 @pytest.fixture(scope="session")

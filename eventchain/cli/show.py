@@ -143,7 +143,10 @@ def _print_block(view: ChainView, block: BlockView) -> None:
     click.echo(
         f"block {block.said.height} of {block.said.origin}: {_state(view, block.said.height, block.mined)}"
     )
-    click.echo(f"  leaves {block.first} to {block.said.size} of the log, {block.said.size - block.first:,}")
+    count = block.said.size - block.first
+    click.echo(
+        f"  leaves {block.first} to {block.said.size - 1} of the log, {count:,}" if count else "  no leaves"
+    )
     click.echo("manifest")
     for line in block.manifest.decode("ascii").splitlines():
         click.echo(f"  {line}")
