@@ -54,6 +54,7 @@ class Chain:
 
     folder: Path
     clock: Clock
+    scheme: str = "sqlite"  # of the event store
 
     @property
     def chain_file(self) -> Path:
@@ -65,13 +66,13 @@ class Chain:
 
     @property
     def events_url(self) -> str:
-        return f"sqlite:///{self.events_file}"
+        return f"{self.scheme}:///{self.events_file}"
 
     def copy(self, folder: Path) -> Chain:
         folder.mkdir(parents=True, exist_ok=True)
         for file in (self.chain_file, self.events_file):
             shutil.copy(file, folder)
-        return Chain(folder, self.clock)
+        return Chain(folder, self.clock, self.scheme)
 
     @contextmanager
     def opened(self, *, create: bool = False) -> Iterator[tuple[Any, Any]]:

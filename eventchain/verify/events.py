@@ -247,18 +247,23 @@ class _Check:
                     or (len(main) and int(main[0]) <= covered)
                     or max([covered, *main[-1:].tolist()]) != stated
                 ):
-                    self._report.add(
-                        "piece",
-                        "the positions of its leaves do not rise to the one that it states",
-                        origin=self.walk.origin,
-                        height=block.height,
-                    )
+                    pieces = set(range(block.first // TILE, (block.end + TILE - 1) // TILE))
+                    if not pieces <= self.table.doubted:  # else a finding already, of a block below
+                        self._report.add(
+                            "piece",
+                            "the positions of its leaves do not rise to the one that it states",
+                            origin=self.walk.origin,
+                            height=block.height,
+                        )
+                    self.table.doubted |= pieces
             covered = max(covered, stated)
 
     def _check_digests(self, window: Window, suspects: Suspects) -> None:
         """A piece whose digest is wrong, though every event fits the salts and positions in it."""
         for tile in np.unique((window.first + np.flatnonzero(window.replaced)) // TILE).tolist():
-            if not suspects.touch(tile * TILE, (tile + 1) * TILE) and tile not in self._told:
+            if tile in self.table.doubted or tile in self._told:
+                continue  # a finding already
+            if not suspects.touch(tile * TILE, (tile + 1) * TILE):
                 self._told.add(tile)
                 self._report.add(
                     "piece",

@@ -77,6 +77,7 @@ class LeafTable:
         self._walk = walk
         self._report = report
         self.torn: list[range] = []  # level-0 tiles that are a finding: missing, short or long
+        self.doubted: set[int] = set()  # pieces of the wrong shape or place: their salts prove nothing
         self.cut = False  # blocks at the end are gone or unreadable, a finding
         self.held = 0  # leaves up to the last one that is stored
 
@@ -117,7 +118,8 @@ class LeafTable:
             salts[at : at + len(row)] = row
             where = np.frombuffer(piece.positions[: len(piece.positions) // 8 * 8], ">i8")[:TILE]
             positions[at : at + len(where)] = where
-            if hashlib.sha256(piece.salts + piece.positions).digest() != piece.digest:
+            known = piece.index not in self.doubted
+            if not known or hashlib.sha256(piece.salts + piece.positions).digest() != piece.digest:
                 replaced[at : at + TILE] = True
         cut = slice(first - start * TILE, end - start * TILE)
         return salts[cut], positions[cut], replaced[cut]
@@ -146,8 +148,10 @@ class LeafTable:
                 if wanted <= 0 or (leaves > wanted and whole):
                     beyond[kind].append(f"{name} holds leaves beyond the log of {size}")
                     last = max(last, index * TILE + leaves)
+                    self.doubted |= {index} if kind == "piece" else set()
                 elif leaves != wanted or not whole:
                     self.torn += [range(index, index + 1)] if kind == "tile" else []
+                    self.doubted |= {index} if kind == "piece" else set()
                     self._tell(kind, f"{name} does not hold the {wanted} leaves that it should", index)
             self._gone(kind, expected, (size + TILE - 1) // TILE)
         if beyond["tile"] and beyond["piece"]:
