@@ -160,7 +160,7 @@ class _Walker:
             self._start(block)
         self._follows(block)
         if not block.broken:
-            block.broken = self._header(block, header, extranonce, raw, usable, met)
+            block.broken = self._header(block, header, extranonce, fits, usable, met)
         if not block.broken:
             block.broken = self._links(block, prev)
         if block.broken:
@@ -250,7 +250,7 @@ class _Walker:
         return wrong
 
     def _header(
-        self, block: Block, header: np.void, extranonce: int, raw: bytes, usable: bool, met: bool
+        self, block: Block, header: np.void, extranonce: int, fits: bool, usable: bool, met: bool
     ) -> bool:
         """What was found, against what the block says. Returns whether it is a finding."""
         height, rolled = block.height, int(header["version"]) & fmt.ROLL_MASK
@@ -259,7 +259,7 @@ class _Walker:
             wrong.append("its version is not 0x20000000 outside the bits that miners roll")
         if not 0 <= extranonce <= fmt.MAX_EXTRANONCE:
             wrong.append("its extranonce is out of range")
-        elif not _fits(header, raw, extranonce):
+        elif not fits:
             wrong.append("its merkle root is not of its manifest and extranonce")
         if not usable:
             wrong.append(f"its bits {int(header['bits']):08x} are no target")

@@ -121,8 +121,8 @@ def test_every_column(grown: Chain, tampered: Callable[[], Chain], name: str, co
         where = f"{column.table}.{column.name} of {key}: {edit.how}"
         found = wrong(chain)
         if column.name == "header" and key in ((1, 14), (2, 8), (3, 1)) and not found:
-            # One time in 4096 a flipped bit makes another valid solution, and no seal above tells: the
-            # newest block of a branch is proven by an anchor only.
+            # One time in 16 a flipped bit makes another valid solution, and no seal above tells: of a
+            # branch's newest block only an anchor does, and of a child branch not even the trunk's.
             assert chain.verify([newest_anchor(grown)]).wrong or key[0] > 1, where
             continue
         tried += 1
@@ -348,6 +348,31 @@ def test_payloads_of_blocks_swapped(tampered: Callable[[], Chain]) -> None:
     put += "WHERE branch = 1 AND height = {0}"
     chain.sql(chain.chain_file, held, put.format(3, 4), put.format(4, 3))
     assert [finding.kind for finding in wrong(chain)] == ["header", "header"]
+
+
+# -- what is no tampering, and why
+
+
+def test_the_number_of_a_branch_means_nothing(tampered: Callable[[], Chain]) -> None:
+    """A branch is its blocks and its origin; its id only holds the rows of the tables together."""
+    chain = tampered()
+    chain.sql(chain.chain_file, "UPDATE branches SET id = 20 WHERE id = 2")
+    for table in TABLES:
+        chain.sql(chain.chain_file, f"UPDATE {table} SET branch = 20 WHERE branch = 2")
+    chain.check()
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE sqlite_sequence SET seq = 1000", "DELETE FROM sqlite_sequence"]
+)
+def test_the_counter_of_positions_is_no_event(tampered: Callable[[], Chain], statement: str) -> None:
+    """SQLite's own table: the next position is above it and above every row, whatever it says."""
+    chain = tampered()
+    chain.sql(chain.events_file, statement)
+    with chain.working() as work:
+        work.append(372, 1)
+        work.sealer.seal_backlog(10)
+    chain.check()
 
 
 # -- the schema
