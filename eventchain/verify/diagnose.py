@@ -222,13 +222,14 @@ class Diagnosis:
         numbers, where = np.unique(leaves // TILE, return_inverse=True)
         tiles = [self._tile(int(number)) for number in numbers]
         at = where * TILE + leaves % TILE
-        stored = [np.concatenate(column)[at] for column in zip(*tiles, strict=True)]
+        stored: list[Any] = [np.concatenate(column)[at] for column in zip(*tiles, strict=True)]
         return stored[0], stored[1], stored[2]
 
-    def _read_tile(self, number: int) -> tuple[Hashes, NDArray[np.uint8], NDArray[np.int64]]:
+    def _read_tile(
+        self, number: int
+    ) -> tuple[Hashes, NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
         first, end = number * TILE, (number + 1) * TILE
-        salts, positions, _ = self._table.beside(first, end)
-        return self._table.hashes(first, end), salts, positions
+        return self._table.hashes(first, end), *self._table.beside(first, end)
 
     def _add_shift(self, by: int, suspects: Suspects, run: slice, window: Window) -> None:
         first, last = int(suspects.leaves[run.start]), int(suspects.leaves[run.stop - 1])
@@ -374,9 +375,10 @@ class Diagnosis:
         if leaf in self._filled and leaf not in self._altered_in_run:
             return "inserted", "was never sealed; the event that stood here was moved"
         target = self._altered_in_run.get(leaf, leaf)
-        if self._table.beside(target, target + 1)[2][0]:
+        hashes, _, _, replaced = self._tile(target // TILE)
+        if replaced[target % TILE]:
             return "salt-replaced", "cannot be proven: its salt was replaced"
-        if not self._table.hashes(target, target + 1).any():
+        if not hashes[target % TILE].any():
             return None  # the tile that would know this leaf is a finding itself
         return "altered", "is not the event that was sealed"
 
