@@ -7,6 +7,8 @@ are durable before they are searched, so an interruption loses at most the searc
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ AHEAD = 16_384
 """Blocks searched at once, at most: enough for any device, little enough to hold."""
 TURN = 0.5
 """Seconds that a turn waits for solutions when there is nothing to build."""
+CLOCK_EVERY = 60.0
+"""Seconds between two looks at the event store's clock."""
 _HEIGHT_BITS = 40
 
 
@@ -64,6 +68,7 @@ class Sealer:
         self._branches = {tip.branch.id: tip for tip in self.builder.tips.values()}
         self._unsealed: dict[tuple[int, int], tuple[int, int | None]] = {}  # block -> its log size, position
         self._sealed_size = self._size_sealed()
+        self._clock_due = -math.inf
 
     def resume(self) -> None:
         """Search again what was built and not mined."""
@@ -141,6 +146,7 @@ class Sealer:
                 f"the chain seals events of {trunk.policy.source}, this store is {self._events.source}",
                 hint="check `store` in the configuration",
             )
+        self._check_clock()
         return ahead(chunks(self._store, trunk, self._events, block_events))
 
     # -- one turn: build, collect, commit
@@ -220,7 +226,11 @@ class Sealer:
         self.progress.expected_hashes = self._engine.expected_hashes
 
     def _check_clock(self) -> None:
+        """Once a minute: the event store may be busy reading for us."""
         assert self._events is not None
+        if time.monotonic() < self._clock_due:
+            return
+        self._clock_due = time.monotonic() + CLOCK_EVERY
         apart = self.builder.now() - self._events.now()
         if abs(apart) > CLOCK_TOLERANCE:
             raise PolicyError(

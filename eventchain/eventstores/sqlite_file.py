@@ -16,6 +16,8 @@ from eventchain.eventstores.sqlite_arrow import EventTable, read_events
 
 BUSY_SECONDS = 60.0
 """How long to wait for another process's write transaction."""
+CACHE_KIB = 64 * 1024
+"""Page cache: a packed read passes over its rows twice, and should fetch their pages once."""
 MAX_FOUND = 1000
 """Events with one id that ``find`` returns at most."""
 
@@ -130,6 +132,7 @@ class SQLiteFile:
             if create:
                 self._prepare(connection)
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             encoding = connection.execute("PRAGMA encoding").fetchone()[0]
             if encoding != "UTF-8":
                 raise StoreError(
