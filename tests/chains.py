@@ -249,10 +249,10 @@ def genesis_anchor(chain: Chain) -> Anchor:
         return Anchor(trunk.origin, 0, block_link(store.blocks(trunk.id, 0, 1), 0))
 
 
-def newest_anchor(chain: Chain) -> Anchor:
-    """What a clean verification hands out."""
+def newest_anchors(chain: Chain) -> list[Anchor]:
+    """What a clean verification hands out: one for each branch, the trunk's first."""
     newest = chain.verify().newest
-    assert newest is not None
+    assert newest
     return newest
 
 

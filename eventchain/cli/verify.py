@@ -41,14 +41,14 @@ WITHOUT_ANCHOR = (
     type=click.Path(dir_okay=False, path_type=Path),
     multiple=True,
     metavar="FILE",
-    help="The chain must contain the anchor in this file; when all is well the newest one is written back. "
-    "A file that does not exist is made. May be repeated.",
+    help="The chain must contain the anchors in this file; when all is well the newest are written back, one "
+    "for each branch. A file that does not exist is made. May be repeated.",
 )
 @click.option(
     "--write-anchor",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write the newest anchor here when all is well.",
+    help="Write the newest anchors here when all is well.",
 )
 @click.option("--store", metavar="URL", help="The event store, instead of the configuration's.")
 @click.option("--chain", "chain_url", metavar="URL", help="The chain store, instead of the configuration's.")
@@ -69,15 +69,16 @@ def command(
     is a line, and the verdict the last.
     """
     with _opened(config_file, store, chain_url) as chain:
-        anchors = [anchor for file in anchor_files if (anchor := _read(file)) is not None]
+        anchors = [anchor for file in anchor_files for anchor in _read(file)]
         with _shown(console(err=True)) as progress:
             report = chain.verify(anchors, progress)
     (_print_json if as_json else _print)(report)
-    if report.newest is not None:
+    if report.newest:
         from eventchain.config import write_atomically
 
+        lines = "".join(f"{anchor}\n" for anchor in report.newest)
         for file in dict.fromkeys((*anchor_files, *((write_anchor,) if write_anchor else ()))):
-            write_atomically(file, f"{report.newest}\n")
+            write_atomically(file, lines)
     if not report.clean:
         click.get_current_context().exit(1)
 
@@ -99,20 +100,23 @@ def _opened(config_file: Path, store: str | None, chain: str | None) -> Chain:
     return open_chain(config)
 
 
-def _read(file: Path) -> Anchor | None:
-    """The anchor in a file, None when there is no such file yet."""
+def _read(file: Path) -> list[Anchor]:
+    """The anchors in a file, a line each; none when there is no such file yet."""
     from eventchain.errors import FormatError
     from eventchain.formats.anchor import Anchor
 
     try:
-        return Anchor.parse(file.read_text(encoding="utf-8"))
+        anchors = [Anchor.parse(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
     except FileNotFoundError:
         note(f"{file} does not exist yet: nothing is required of the chain by it")
-        return None
+        return []
     except (FormatError, UnicodeDecodeError) as error:
         raise FormatError(
             f"{file} holds no anchor: {error}", hint="an anchor reads: origin height link seal"
         ) from None
+    if not anchors:
+        raise FormatError(f"{file} is empty", hint="remove it if no anchor was ever kept in it")
+    return anchors
 
 
 # -- printing -----------------------------------------------------------------------------------------
@@ -130,7 +134,7 @@ def _print_json(report: Report) -> None:
         "events": report.events,
         "anchors": report.anchors,
         "anchored_height": report.anchored_height,
-        "anchor": str(report.newest) if report.newest is not None else None,
+        "anchors_to_keep": [str(anchor) for anchor in report.newest],
     }
     print_json(verdict, indent=None)
 
@@ -150,8 +154,8 @@ def _print(report: Report) -> None:
     else:
         click.echo(f"verdict: self-consistent only; {checked}")
         note(WITHOUT_ANCHOR)
-    if report.newest is not None:
-        click.echo(f"anchor: {report.newest}")
+    for anchor in report.newest:
+        click.echo(f"anchor: {anchor}")
 
 
 def _line(finding: Finding) -> str:

@@ -72,11 +72,14 @@ def _verify(
     report.sort(list(walks))
     report.blocks = sum(len(walk.blocks) for walk in walks.values())
     report.sealed_blocks = sum(block.seal is not None for walk in walks.values() for block in walk.blocks)
-    if trunk is not None and report.clean:
-        sealed = [block for block in trunk.blocks if block.seal is not None]
-        if sealed:
-            report.newest = Anchor(trunk.origin, sealed[-1].height, sealed[-1].link, sealed[-1].seal)
+    if report.clean:
+        report.newest = [anchor for walk in walks.values() if (anchor := _newest(walk)) is not None]
     return report
+
+
+def _newest(walk: Walk) -> Anchor | None:
+    sealed = next((block for block in reversed(walk.blocks) if block.seal is not None), None)
+    return Anchor(walk.origin, sealed.height, sealed.link, sealed.seal) if sealed else None
 
 
 def _parents_first(store: ChainStore, report: Report) -> list[Branch]:

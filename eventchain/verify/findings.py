@@ -56,8 +56,10 @@ class Finding:
 
 @dataclass
 class Report:
-    """Everything that one verification found. ``anchors``: how many were given and met; ``newest``: an
-    anchor of the newest sealed block, to be kept outside both stores."""
+    """Everything that one verification found. ``anchors``: how many were given and met;
+    ``anchored_height``: the trunk's highest block that they hold; ``newest``: anchors of each branch's newest
+    sealed block, the trunk's first, to be kept outside both stores (none where anything is wrong).
+    """
 
     findings: list[Finding] = field(default_factory=list)
     blocks: int = 0
@@ -65,7 +67,7 @@ class Report:
     events: int = 0
     anchors: int = 0
     anchored_height: int | None = None
-    newest: Anchor | None = None
+    newest: list[Anchor] = field(default_factory=list)
 
     def add(self, kind: str, message: str, **where: Any) -> None:
         assert kind in KINDS, kind

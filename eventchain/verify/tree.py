@@ -144,7 +144,7 @@ def check_snapshots(store: ChainStore, walk: Walk, report: Report) -> None:
 def check_anchors(walks: dict[str, Walk], anchors: Sequence[Anchor], report: Report) -> None:
     """Every anchor against the chain. Between two chains of one origin the anchor decides, not the work."""
     for anchor in anchors:
-        walk = walks.get(anchor.origin)
+        walk, height = walks.get(anchor.origin), anchor.height
         tell = partial(report.add, "anchor", origin=anchor.origin, height=anchor.height)
         if walk is None or not walk.blocks:
             tell(f"there is no branch {anchor.origin}")
@@ -160,4 +160,6 @@ def check_anchors(walks: dict[str, Walk], anchors: Sequence[Anchor], report: Rep
             tell(f"a solution at or below the anchored block {anchor.height} was replaced")
         else:
             report.anchors += 1
-            report.anchored_height = max(anchor.height, report.anchored_height or 0)
+            while walk.parent is not None:  # its links hold the parent's blocks up to the fork
+                walk, height = walk.parent, walk.fork
+            report.anchored_height = max(height, report.anchored_height or 0)

@@ -311,7 +311,7 @@ def test_findings_name_the_event(chain: Path) -> None:
     assert (finding["kind"], finding["position"], finding["notice"]) == ("altered", 77, False)
     assert finding["id"] == "e228"  # the 77th of account-0's hundred
     assert finding["stream"] == "account-0"
-    assert (verdict["verdict"], verdict["findings"], verdict["anchor"]) == ("findings", 1, None)
+    assert (verdict["verdict"], verdict["findings"], verdict["anchors_to_keep"]) == ("findings", 1, [])
     text = run("verify", code=1).stdout
     assert "altered: example.com/bank block 2, position 77, stream account-0, event e228" in text
     assert "verdict: 1 finding in" in text
@@ -333,7 +333,7 @@ def test_an_anchor_file_is_made_met_and_renewed(chain: Path) -> None:
     run("mine")
     verdict = json.loads(run("verify", "--json", "--anchor", "anchor.txt").stdout)
     assert (verdict["anchors"], verdict["anchored_height"]) == (2, 6)
-    assert Path("anchor.txt").read_text() == verdict["anchor"] + "\n" != made
+    assert Path("anchor.txt").read_text() == verdict["anchors_to_keep"][0] + "\n" != made
 
 
 def test_a_cut_off_tail_is_found_with_an_anchor_and_the_anchor_is_kept(chain: Path) -> None:
@@ -409,7 +409,7 @@ def test_show_a_block(chain: Path) -> None:
     block = json.loads(run("show", 6, "--json").stdout)
     assert (block["state"], block["leaves"], block["manifest"][0]) == ("sealed", 50, "example.com/bank")
     assert block["header"]["bits"] == "2000ffff"
-    anchor = json.loads(run("verify", "--json").stdout)["anchor"]
+    anchor = json.loads(run("verify", "--json").stdout)["anchors_to_keep"][0]
     assert anchor == f"example.com/bank 6 {block['link']} {block['seal']}"
     text = run("show", "6").stdout
     assert "height 6" in text
