@@ -6,10 +6,12 @@ what the rows say from there, so that one edit is one finding.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eventchain.contracts.chain_store import Blocks, Branch, ChainStore
 from eventchain.errors import FormatError
@@ -59,6 +61,7 @@ class Walk:
     trunk: bool = False
     headless: bool = False
     lost: int = NEVER
+    _covered: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # through each block
 
     @property
     def origin(self) -> str:
@@ -84,6 +87,20 @@ class Walk:
         """Whether a block of this branch is missing where others follow: a finding already."""
         below = bool(self.blocks) and self.fork < height < self.blocks[-1].height
         return below and height not in self.by_height
+
+    def block_of(self, leaf: int) -> Block | None:
+        """The block that added a leaf of the log."""
+        at = bisect_right(self.blocks, leaf, key=lambda block: block.end)
+        return self.blocks[at] if at < len(self.blocks) else None
+
+    def block_over(self, position: int) -> Block | None:
+        """The block in whose range a position lies."""
+        if len(self._covered) != len(self.blocks):
+            stated = (block.said.position if block.said else None for block in self.blocks)
+            known = [-1 if position is None else position for position in stated]
+            self._covered = np.maximum.accumulate(np.array(known, np.int64))
+        at = int(np.searchsorted(self._covered, max(position, 0)))
+        return self.blocks[at] if at < len(self.blocks) else None
 
     def policy_at(self, height: int) -> Policy | None:
         policy = None

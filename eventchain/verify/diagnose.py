@@ -8,7 +8,6 @@ was altered or inserted; a leaf that no event fits has lost its event.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -41,7 +40,8 @@ RUN = 8
 
 
 def safe_leaf_hashes(batch: Any, salts: NDArray[np.uint8]) -> Hashes:
-    """Leaf hashes, zero for an event that was edited into something too long to be an entry."""
+    """Leaf hashes, zero for an event that was edited into something too long to be an entry. To be compared
+    by :func:`agree` only."""
     try:
         return leaf_hashes(batch, salts)
     except FormatError:
@@ -51,6 +51,13 @@ def safe_leaf_hashes(batch: Any, salts: NDArray[np.uint8]) -> Hashes:
         parts = [safe_leaf_hashes(batch.slice(0, half), salts[:half])]
         parts.append(safe_leaf_hashes(batch.slice(half), salts[half:]))
         return np.concatenate(parts)
+
+
+def agree(derived: Hashes, stored: Hashes) -> NDArray[np.bool_]:
+    """Whether each event's leaf is the stored one. Zero stands for none: a leaf that is zero fits nothing,
+    though a block commit to it."""
+    same: NDArray[np.bool_] = (derived == stored).all(axis=1) & derived.any(axis=1)
+    return same
 
 
 def at_positions(batch: Any, positions: NDArray[np.int64]) -> Any:
@@ -128,6 +135,7 @@ class Diagnosis:
         self._rounds = ROUNDS
         self._counts: dict[str, int] = {}
         self._tile = lru_cache(maxsize=512)(self._read_tile)
+        self._sightless = lru_cache(maxsize=512)(self._lacks_pieces)
 
     def take(self, window: Window, suspects: Suspects) -> None:
         if suspects:
@@ -209,7 +217,7 @@ class Diagnosis:
             return fits
         hashes, salts, positions = self._stored(leaves[real])
         moved = at_positions(events.take(pa.array(real)), positions)
-        fits[real] = (safe_leaf_hashes(moved, salts) == hashes).all(axis=1)
+        fits[real] = agree(safe_leaf_hashes(moved, salts), hashes)
         return fits
 
     def _stored(self, leaves: NDArray[np.int64]) -> tuple[Hashes, NDArray[np.uint8], NDArray[np.int64]]:
@@ -297,8 +305,7 @@ class Diagnosis:
 
     def _fit_in_place(self, events: Any, leaves: NDArray[np.int64]) -> NDArray[np.bool_]:
         hashes, salts, _ = self._stored(leaves)
-        fits: NDArray[np.bool_] = (safe_leaf_hashes(events, salts) == hashes).all(axis=1)
-        return fits
+        return agree(safe_leaf_hashes(events, salts), hashes)
 
     def _moved(self, pool: Suspects, found: dict[int, int]) -> None:
         positions = pool.events["position"].to_numpy()
@@ -311,7 +318,7 @@ class Diagnosis:
         if len(in_place) > RUN:  # the record was edited, not the events
             told.update(in_place)
             first, last = int(positions[in_place[0]]), int(positions[in_place[-1]])
-            block = self._block(found[in_place[0]])
+            block = self._walk.block_of(found[in_place[0]])
             self._report.add(
                 "salt-replaced",
                 f"the chain store records other positions for {len(in_place)} events",
@@ -378,7 +385,7 @@ class Diagnosis:
         hashes, _, _, replaced = self._tile(target // TILE)
         if replaced[target % TILE]:
             return "salt-replaced", "cannot be proven: its salt was replaced"
-        if not hashes[target % TILE].any():
+        if not hashes[target % TILE].any() and self._table.is_torn(target // TILE):
             return None  # the tile that would know this leaf is a finding itself
         return "altered", "is not the event that was sealed"
 
@@ -393,7 +400,8 @@ class Diagnosis:
                 self._tell(kind, message, int(leaves[row]), events, row)
             return
         first, last = (events["position"][row].as_py() for row in (run[0], run[-1]))
-        block = self._block(int(leaves[run[0]])) if leaves[run[0]] != NOWHERE else self._block_over(first)
+        leaf = int(leaves[run[0]])
+        block = self._walk.block_of(leaf) if leaf != NOWHERE else self._walk.block_over(first)
         self._report.add(
             kind,
             f"{len(run)} events in a row: each {message}",
@@ -413,7 +421,7 @@ class Diagnosis:
             _, positions, replaced = self._table.beside(first, last + 1)
             if (positions == NOWHERE).all():
                 continue  # the piece that would know their positions is a finding itself
-            block = self._block(first)
+            block = self._walk.block_of(first)
             message = (
                 "is not in the event store"
                 if len(run) == 1
@@ -433,15 +441,18 @@ class Diagnosis:
 
     def _blind(self, position: int) -> bool:
         """Whether the position lies in a block whose pieces are missing."""
-        block = self._block_over(position)
-        return block is not None and bool((self._table.beside(block.first, block.end)[1] == NOWHERE).any())
+        block = self._walk.block_over(position)
+        return block is not None and self._sightless(block.first, block.end)
+
+    def _lacks_pieces(self, first: int, end: int) -> bool:
+        return bool((self._table.beside(first, end)[1] == NOWHERE).any())
 
     def _tell(self, kind: str, message: str, leaf: int, events: Any, row: int) -> None:
         self._counts[kind] = self._counts.get(kind, 0) + 1
         if self._counts[kind] > NAMED:
             return
         position = events["position"][row].as_py()
-        block = self._block(leaf) if leaf != NOWHERE else self._block_over(position)
+        block = self._walk.block_of(leaf) if leaf != NOWHERE else self._walk.block_over(position)
         self._report.add(
             kind,
             message,
@@ -450,25 +461,6 @@ class Diagnosis:
             position=position,
             stream=_text(events["stream"], row),
             id=_text(events["id"], row),
-        )
-
-    def _block(self, leaf: int) -> Block | None:
-        """The block that added a leaf."""
-        blocks = self._walk.blocks
-        at = bisect_right(blocks, leaf, key=lambda block: block.end)
-        return blocks[at] if at < len(blocks) else None
-
-    def _block_over(self, position: int) -> Block | None:
-        """The block in whose range a position lies."""
-        return next(
-            (
-                block
-                for block in self._walk.blocks
-                if block.said is not None
-                and block.said.position is not None
-                and block.said.position >= position
-            ),
-            None,
         )
 
 

@@ -14,7 +14,7 @@ from eventchain.ahead import ahead
 from eventchain.contracts.chain_store import TILE, ChainStore
 from eventchain.formats.log import Hashes, root_of
 from eventchain.verify.blocks import Block, Walk
-from eventchain.verify.diagnose import NEAR, Diagnosis, Suspects, safe_leaf_hashes
+from eventchain.verify.diagnose import NEAR, Diagnosis, Suspects, agree, safe_leaf_hashes
 from eventchain.verify.findings import Report
 from eventchain.verify.leaves import NOWHERE, LeafTable, RootCheck, UpperTiles, Window, windows
 
@@ -162,7 +162,7 @@ class _Check:
             hashes = safe_leaf_hashes(batch, window.salts[indices])
             seen[indices] = True
             derived[indices] = hashes
-            wrong = np.flatnonzero((hashes != window.hashes[indices]).any(axis=1))
+            wrong = np.flatnonzero(~agree(hashes, window.hashes[indices]))
             if len(wrong):
                 suspects.differ(batch.take(pa.array(wrong)), window.first + indices[wrong])
 
@@ -216,7 +216,7 @@ class _Check:
     def _tell_mended(self) -> None:
         """One finding for each tile whose leaf hashes were put right, unless the tile is one already."""
         for tile, leaves in self._mended.items():
-            if not any(tile in torn for torn in self.table.torn):
+            if not self.table.is_torn(tile):
                 self._report.add(
                     "tile",
                     f"tile 0/{tile}: {len(leaves)} of its leaf hashes are not the sealed ones, leaf "

@@ -7,6 +7,7 @@ gone is zero, a position that is gone is −1, and a salt that is gone is zero.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -76,7 +77,7 @@ class LeafTable:
         self._store = store
         self._walk = walk
         self._report = report
-        self.torn: list[range] = []  # level-0 tiles that are a finding: missing, short or long
+        self.torn: list[range] = []  # level-0 tiles that are a finding: missing or short; rising
         self.doubted: set[int] = set()  # pieces of the wrong shape or place: their salts prove nothing
         self.cut = False  # blocks at the end are gone or unreadable, a finding
         self.held = 0  # leaves up to the last one that is stored
@@ -123,6 +124,11 @@ class LeafTable:
                 replaced[at : at + TILE] = True
         cut = slice(first - start * TILE, end - start * TILE)
         return salts[cut], positions[cut], replaced[cut]
+
+    def is_torn(self, tile: int) -> bool:
+        """Whether the level-0 tile is a finding already."""
+        at = bisect_right(self.torn, tile, key=lambda torn: torn.start)
+        return at > 0 and tile in self.torn[at - 1]
 
     # -- shape: rows that should not be there, or are not whole
 
@@ -174,7 +180,8 @@ class LeafTable:
     def _tell(self, kind: str, message: str, index: int | None = None) -> None:
         height = None
         if index is not None:
-            height = next((block.height for block in self._walk.blocks if block.end > index * TILE), None)
+            block = self._walk.block_of(index * TILE)
+            height = block.height if block else None
         self._report.add(kind, message, origin=self._walk.origin, height=height)
 
     def _tile_shapes(self) -> Iterator[tuple[int, int, bool]]:

@@ -72,7 +72,7 @@ def _check_named(
                 "manifest", f"names {origin} {pointer.height} again", origin=parent.origin, height=height
             )
             return
-        said = next(block.said for block in parent.blocks if block.height == height)
+        said = parent.by_height[height].said
         if at.said is not None and said is not None and at.said.built > said.built:
             report.add(
                 "time", f"names {origin} {pointer.height}, built later", origin=parent.origin, height=height
