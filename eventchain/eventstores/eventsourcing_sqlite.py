@@ -25,8 +25,8 @@ class EventsourcingSQLiteStore(SQLiteFile):
     ``<storage class>:<value>`` (integers in decimal, reals as SQL literals, text and blobs in hex); without
     any, metadata is null.
 
-    Without ``table``, the one table with the library's columns and row ids. Row ids are kept by VACUUM in
-    all present versions of SQLite, though only promised for a declared key.
+    Without ``table``, the one table or view with the library's columns that is not called ``…_snapshots``.
+    Row ids are kept by VACUUM in all present versions of SQLite, though only promised for a declared key.
     """
 
     source = "eventsourcing-sqlite/1"
@@ -62,12 +62,14 @@ class EventsourcingSQLiteStore(SQLiteFile):
         )
 
     def _detect(self, connection: sqlite3.Connection) -> str:
-        # Views count too: the application may read one while its events are edited behind another name.
+        # Everything that the application could take for its events counts, though it cannot be read here: a
+        # view, names in capitals, generated columns, no row ids. Else the table could be renamed and another
+        # put in its place. Only the library's own snapshots are told apart by their name.
         names = connection.execute(
             "SELECT l.name FROM pragma_table_list AS l "
-            "WHERE l.schema = 'main' AND NOT l.wr "
-            "AND (SELECT count(*) FROM pragma_table_info(l.name) AS c "
-            "WHERE c.name IN ('originator_id', 'originator_version', 'topic', 'state')) = 4 ORDER BY l.name"
+            "WHERE l.schema = 'main' AND NOT (l.wr AND l.name LIKE '%\\_snapshots' ESCAPE '\\') "
+            "AND (SELECT count(*) FROM pragma_table_xinfo(l.name) AS c WHERE lower(c.name) IN "
+            "('originator_id', 'originator_version', 'topic', 'state')) = 4 ORDER BY l.name"
         ).fetchall()
         if not names:
             raise StoreError(

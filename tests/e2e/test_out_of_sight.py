@@ -12,6 +12,8 @@ import pytest
 from chains import new_chain
 
 from eventchain.chain import build
+from eventchain.errors import ConfigError
+from eventchain.eventstores import open_event_store
 from eventchain.formats.leaf import MAX_ENTRY, leaf_hashes
 
 
@@ -50,3 +52,33 @@ def test_many_events_inserted_are_named_quickly_and_by_block(tmp_path: Path) -> 
         db.commit()
     (finding,) = chain.verify().wrong
     assert (finding.kind, finding.height, finding.count) == ("inserted", 6, 59_000)
+
+
+EVENTS = "(originator_id TEXT, originator_version INTEGER, topic TEXT, state BLOB, PRIMARY KEY ({key}))"
+EVENTS = EVENTS.format(key="originator_id, originator_version")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "VIEW stored_events AS SELECT originator_id AS Originator_ID, originator_version, topic, state "
+        "FROM kept",
+        f"TABLE stored_events {EVENTS} WITHOUT ROWID",
+        f"TABLE stored_events {EVENTS.replace('state BLOB', 'edited BLOB, state BLOB AS (edited)')}",
+    ],
+    ids=["capitals", "no row ids", "generated"],
+)
+def test_a_table_put_in_the_place_of_the_sealed_one(other: str, tmp_path: Path) -> None:
+    """The sealed table is kept as it was under another name; the application reads what is called as ever."""
+    path = tmp_path / "app.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"CREATE TABLE stored_events {EVENTS}")
+        db.execute("INSERT INTO stored_events VALUES ('a', 1, 't', x'31')")
+        db.commit()
+    with closing(open_event_store(f"eventsourcing+sqlite:///{path}")) as store:
+        assert store.head() == 1
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("ALTER TABLE stored_events RENAME TO kept")
+            db.execute(f"CREATE {other}")
+        with pytest.raises(ConfigError, match="several event tables: kept, stored_events"):
+            store.read(None, 1)
