@@ -50,6 +50,12 @@ class EventStore(Protocol):
         than one)."""
         ...
 
+    def faults(self) -> list[str]:
+        """What makes queries of the store disagree with ``read``, in words: an index that was forged or is
+        damaged leads the application past its events, or to others. Empty when all is well. Takes about as
+        long as reading everything, and may be called while others read."""
+        ...
+
     def now(self) -> int:
         """The store's own clock in unix seconds."""
         ...

@@ -6,6 +6,7 @@ It shares the formats with the builder and none of its logic.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from eventchain.contracts.chain_store import Blocks, Branch, ChainStore
 from eventchain.contracts.event_store import EventStore
@@ -61,12 +62,17 @@ def _verify(
                 height=0,
             )
         check_children(walks, report)
-    for walk in walks.values():
-        if walk is trunk:
-            check_store(store, walk, events.read, report, progress)
-        else:
-            check_branch(store, walk, report, progress)
-            check_snapshots(store, walk, report)
+    with ThreadPoolExecutor(1) as beside:
+        faults = beside.submit(events.faults)
+        for walk in walks.values():
+            if walk is trunk:
+                check_store(store, walk, events.read, report, progress)
+            else:
+                check_branch(store, walk, report, progress)
+                check_snapshots(store, walk, report)
+    if found := faults.result():
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        report.add("index", f"the application may read what is not there: {found[0]}{more}", count=len(found))
     _add_strays(store, report)
     check_anchors(walks, anchors, report)
     report.sort(list(walks))

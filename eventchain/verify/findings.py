@@ -14,6 +14,7 @@ KINDS = {
     "inserted": "an event stands below the sealed position and was never sealed",
     "reordered": "a sealed event stands at another position",
     "shifted": "a run of sealed events stands at positions moved by a constant",
+    "index": "queries of the event store give something else than its rows",
     "salt-replaced": "a salt or position beside a leaf was replaced; the event cannot be proven",
     "hole": "a block that must be mined is not",
     "unsealed-tail": "the newest blocks are built and not mined yet",

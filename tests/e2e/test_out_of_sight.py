@@ -82,3 +82,65 @@ def test_a_table_put_in_the_place_of_the_sealed_one(other: str, tmp_path: Path) 
             db.execute(f"CREATE {other}")
         with pytest.raises(ConfigError, match="several event tables: kept, stored_events"):
             store.read(None, 1)
+
+
+def test_an_index_that_gives_other_events_than_the_table(tmp_path: Path) -> None:
+    """Plain SQL is enough: an index made on an edited copy is hung under the table of the events. The rows
+    stay as they were sealed, and a query that the index covers never sees them."""
+    chain = new_chain(tmp_path)
+    with chain.working() as work:
+        work.append(0, 100)
+        work.sealer.seal_backlog(20)
+    columns = "stream, version, position, id, type, time, data, metadata"
+    with closing(sqlite3.connect(chain.events_file)) as db:
+        (create,) = db.execute("SELECT sql FROM sqlite_schema WHERE name = 'events'").fetchone()
+        db.execute(create.replace("TABLE events", "TABLE edited"))
+        db.execute("INSERT INTO edited SELECT * FROM events")
+        db.execute("UPDATE edited SET data = x'39' WHERE position = 25")
+        db.execute(f"CREATE INDEX forged ON edited ({columns})")
+        db.execute("PRAGMA writable_schema = ON")
+        forged = f"CREATE INDEX forged ON events ({columns})"
+        db.execute("UPDATE sqlite_schema SET tbl_name = 'events', sql = ? WHERE name = 'forged'", (forged,))
+        db.commit()
+    chain.sql(chain.events_file, "DROP TABLE edited")
+    with closing(sqlite3.connect(chain.events_file)) as db:
+        assert db.execute("SELECT data FROM events WHERE position = 25").fetchone() == (b'{"amount":240}',)
+        seen = dict(
+            db.execute("SELECT position, data FROM events WHERE stream = 'account-3' ORDER BY version")
+        )
+    assert seen[25] == b"9"
+    (finding,) = chain.verify().wrong
+    assert finding.kind == "index"
+    assert "missing from index forged" in finding.message
+
+
+def test_an_index_that_still_holds_what_was_sealed(tmp_path: Path) -> None:
+    """The other way round: the rows are edited, and forged statistics make an index that still holds the
+    sealed events look like the cheapest way to read them all."""
+    chain = new_chain(tmp_path)
+    with chain.working() as work:
+        work.append(0, 100)
+        work.sealer.seal_backlog(20)
+    columns = "position, stream, version, id, type, time, data, metadata"
+    with closing(sqlite3.connect(chain.events_file)) as db:
+        db.execute(f"CREATE INDEX kept ON events ({columns})")
+        db.execute("ANALYZE")
+        db.execute("DELETE FROM sqlite_stat1")
+        db.execute("INSERT INTO sqlite_stat1 VALUES ('events', 'kept', '5000 1 1 1 1 1 1 1 1 sz=1')")
+        db.execute("INSERT INTO sqlite_stat1 VALUES ('events', NULL, '5000 sz=100000')")
+        (root,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'kept'").fetchone()
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("DELETE FROM sqlite_schema WHERE name = 'kept'")  # so that the edit passes it by
+        db.commit()
+    edit = "UPDATE events SET data = x'39' WHERE position = 25"
+    chain.sql(chain.events_file, edit)
+    with closing(sqlite3.connect(chain.events_file)) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        kept = f"CREATE INDEX kept ON events ({columns})"
+        db.execute("INSERT INTO sqlite_schema VALUES ('index', 'kept', 'events', ?, ?)", (root, kept))
+        db.commit()
+    with closing(sqlite3.connect(chain.events_file)) as db:
+        trap = f"SELECT {columns} FROM events WHERE position > 0 ORDER BY position"
+        assert {row[0]: row[6] for row in db.execute(trap)}[25] == b'{"amount":240}'
+    found = {(finding.kind, finding.position) for finding in chain.verify().wrong}
+    assert found == {("altered", 25), ("index", None)}

@@ -730,3 +730,18 @@ def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(StoreError) as caught:
         open_event_store(f"sqlite:///{tmp_path}/no/events.db", create=True)
     assert caught.value.hint
+
+
+def test_faults_are_of_indexes_only(made, store):
+    """What stands in the rows is for ``read`` to give; an index that differs from them is a fault."""
+    made.produce("a", 5)
+    assert store.faults() == []
+    index, columns = ("by_type", "type") if isinstance(made, Embedded) else ("by_topic", "topic")
+    execute(made.path, f"CREATE INDEX {index} ON {made.table} ({columns}) WHERE rowid < 3")
+    assert store.faults() == []
+    with closing(sqlite3.connect(made.path)) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        whole = "UPDATE sqlite_schema SET sql = replace(sql, ' WHERE rowid < 3', '') WHERE name = ?"
+        db.execute(whole, (index,))
+        db.commit()
+    assert store.faults()[0] == f"row 3 missing from index {index}"
