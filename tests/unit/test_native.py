@@ -9,21 +9,22 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from eventchain_kernels import native
-from eventchain_kernels.native import jit
+from eventchain_kernels.native import Spans, jit
+from eventchain_kernels.native.hash_batch import WINDOW
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vectors import BITCOIN
 
+from eventchain.formats.hashing import values
 from eventchain.formats.header import HEADER, header_hashes, meets_target
 from eventchain.mining.jobs import JOB
 
 ABLE = jit.variants()
-MESSAGES = st.lists(st.binary(max_size=300), max_size=40)
 PREFIXES = st.sampled_from([b"", b"\x00", b"\x01", b"eventchain/1\n", bytes(range(64)), bytes(130)])
 
 
@@ -39,8 +40,10 @@ def variant(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip(f"this CPU has no {name}")  # it has what it has
     patch.setattr(native, "FASTEST_HASHING", (name,))
     patch.setattr(jit, "variants", lambda: (name,))
+    native._hash_joined.cache_clear()
     yield name
     patch.undo()
+    native._hash_joined.cache_clear()
 
 
 def digests(messages: list[bytes]) -> np.ndarray:
@@ -51,15 +54,40 @@ def digests(messages: list[bytes]) -> np.ndarray:
 # -- hashing ------------------------------------------------------------------------------------------
 
 
+def spans(messages: list[bytes | None], *, field: int = 0, skipped: int = 0, wide: bool = False) -> Spans:
+    """The messages as Arrow holds them: a few more values before, and whatever bytes under a null."""
+    array = pa.array([b"before"] * skipped + messages, pa.large_binary() if wide else pa.binary())
+    return values(array.slice(skipped), field)
+
+
+def field_of(message: bytes | None, width: int) -> bytes:
+    size = 2 ** (8 * width) - 1 if message is None else len(message)
+    return (size.to_bytes(width, "big") if width else b"") + (message or b"")
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    messages=MESSAGES, prefix=PREFIXES, skipped=st.integers(0, 9), kind=st.sampled_from([np.int32, np.int64])
-)
-def test_spans(variant, messages, prefix, skipped, kind):
-    data = np.frombuffer(bytes(skipped) + b"".join(messages) + b"more", np.uint8)
-    offsets = np.cumsum([skipped, *map(len, messages)]).astype(kind)
-    expected = digests([prefix + message for message in messages])
-    np.testing.assert_array_equal(native.sha256_spans(data, offsets, prefix), expected)
+@given(data=st.data(), n=st.integers(0, 40))
+def test_joined(variant, data, n):
+    """Any parts in any order, and the messages' lengths."""
+    parts, plain = [], [b""] * n
+    for kind in data.draw(st.lists(st.sampled_from(["bytes", "rows", "values"]), min_size=1, max_size=6)):
+        if kind == "bytes":
+            part = data.draw(PREFIXES)
+            more = [part] * n
+        elif kind == "rows":
+            width, seed = data.draw(st.integers(0, 70)), data.draw(st.integers(0, 99))
+            part = np.random.default_rng(seed).integers(0, 256, (n, width, 2), np.uint8)
+            more = [row.tobytes() for row in part]
+        else:
+            field, skipped = data.draw(st.sampled_from([0, 4, 8])), data.draw(st.integers(0, 9))
+            drawn = data.draw(st.lists(st.none() | st.binary(max_size=300), min_size=n, max_size=n))
+            part = spans(drawn, field=field, skipped=skipped, wide=data.draw(st.booleans()))
+            more = [field_of(message, field) for message in drawn]
+        parts.append(part)
+        plain = [left + right for left, right in zip(plain, more, strict=True)]
+    lengths = np.empty(n, np.int64)
+    np.testing.assert_array_equal(native.sha256_joined(n, *parts, lengths=lengths), digests(plain))
+    assert lengths.tolist() == [len(message) for message in plain]
 
 
 @settings(max_examples=30, deadline=None)
@@ -71,19 +99,24 @@ def test_rows(variant, n, length, prefix, seed):
 
 
 def test_every_length_around_the_padding(variant):
-    data = np.arange(400, dtype=np.int64).astype(np.uint8)
-    lengths = np.arange(260)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    data = np.resize(data, offsets[-1])
-    messages = [data[a:b].tobytes() for a, b in pairwise(offsets)]
-    np.testing.assert_array_equal(native.sha256_spans(data, offsets), digests(messages))
+    messages = [bytes(range(256))[:length] for length in range(257)]
+    np.testing.assert_array_equal(native.sha256_joined(257, spans(messages)), digests(messages))
+
+
+@pytest.mark.parametrize("first", [0, 3, 64, WINDOW - 8, WINDOW - 3, WINDOW])
+@pytest.mark.parametrize("field", [0, 4, 8])
+def test_parts_around_the_end_of_a_window(variant, first, field):
+    lengths = [*range(20), *range(50, 80), *range(WINDOW - 80, WINDOW + 80), 2 * WINDOW]
+    messages = [bytes([length % 251]) * length for length in lengths]
+    begun = b"x" * first
+    found = native.sha256_joined(len(messages), begun, spans(messages, field=field), b"end")
+    plain = [begun + field_of(message, field) + b"end" for message in messages]
+    np.testing.assert_array_equal(found, digests(plain))
 
 
 def test_one_long_message_among_short_ones(variant):
-    data = np.random.default_rng(0).integers(0, 256, 1_000_100, np.uint8)
-    offsets = np.array([0, 3, 1_000_003, 1_000_003, 1_000_100])
-    messages = [data[a:b].tobytes() for a, b in pairwise(offsets)]
-    np.testing.assert_array_equal(native.sha256_spans(data, offsets), digests(messages))
+    messages = [b"abc", np.random.default_rng(0).bytes(1_000_000), b"", b"e" * 97]
+    np.testing.assert_array_equal(native.sha256_joined(4, spans(messages)), digests(messages))
 
 
 def test_many_rows_on_all_cores(variant, monkeypatch):
@@ -106,20 +139,9 @@ def test_rows_need_not_lie_in_order(variant):
     np.testing.assert_array_equal(native.sha256_rows(turned), digests([row.tobytes() for row in turned]))
 
 
-@pytest.mark.parametrize(
-    ("data", "offsets"),
-    [
-        (np.zeros(9, np.uint8), np.array([0, 10])),
-        (np.zeros(9, np.uint8), np.array([-1, 3])),
-        (np.zeros(9, np.uint8), np.array([0, 5, 4, 9])),
-        (np.zeros(9, np.uint8), np.array([], np.int64)),
-        (np.zeros(9, np.uint8), np.array([0.0, 1.0])),
-        (np.zeros(9, np.int8), np.array([0, 1])),
-    ],
-)
-def test_offsets_outside_the_data_are_refused(data, offsets):
-    with pytest.raises(ValueError, match=r"offsets|data"):
-        native.sha256_spans(data, offsets)
+def test_as_many_rows_as_messages():
+    with pytest.raises(ValueError, match="3 rows are given for 4 messages"):
+        native.sha256_joined(4, np.zeros((3, 8), np.uint8))
 
 
 def test_wrong_shapes_are_refused():

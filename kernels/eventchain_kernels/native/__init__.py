@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from ctypes import addressof, c_int64, create_string_buffer
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any
@@ -29,28 +31,71 @@ FASTEST_SEARCH = ("avx512", "sha", "avx2", "generic")
 """In order of speed, on every CPU that has them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Values of any lengths as Arrow keeps them, one for each message, with their lengths before them.
+
+    data, offsets, valid: addresses of Arrow's buffers; valid is 0 where no value is null
+    offset_size: bytes of an offset, 4 or 8
+    first: index of the first value in these buffers
+    field: bytes of the big-endian length before each value, 0, 4 or 8; a null has a length of all ones
+    owner: what keeps the memory alive
+    """
+
+    data: int
+    offsets: int
+    offset_size: int
+    valid: int = 0
+    first: int = 0
+    field: int = 0
+    owner: Any = None
+
+
+Part = bytes | Spans | NDArray[Any]
+"""A part of n messages: the same bytes in all, a value for each, or a row for each of an array (n, ...)."""
+
+
+def sha256_joined(
+    count: int, *parts: Part, lengths: NDArray[np.int64] | None = None, padded: bool = True
+) -> NDArray[np.uint8]:
+    """SHA-256 of ``count`` messages, each joined from its parts: (count, 32) uint8.
+
+    lengths: (count,) int64, C-contiguous, set to the messages' lengths in bytes
+    padded: without, messages are whole blocks and the result is the state after the last one
+    """
+    out = np.empty((count, 32), np.uint8)
+    if not count:
+        return out
+    run = _hash_joined()
+    described: list[int] = []
+    owners: list[Any] = []
+    for part in parts:
+        words, owner = _described(part, count)
+        described += words
+        owners.append(owner)
+    table = (c_int64 * len(described))(*described)
+    if lengths is None:
+        lengths = np.empty(count, np.int64)
+    where = (addressof(table), len(parts)), (int(padded), _address(out), _address(lengths))
+
+    def work(first: int, stop: int) -> None:
+        run(*where[0], first, stop, *where[1])
+
+    shares = min(4 * cores(), count // MIN_SHARE)
+    if shares < 2 or cores() < 2:
+        work(0, count)
+    else:
+        bounds = [count * i // shares for i in range(shares + 1)]
+        _in_threads([partial(work, a, b) for a, b in pairwise(bounds)])
+    del owners  # until now they kept alive what was hashed
+    return out
+
+
 def sha256_rows(rows: NDArray[np.uint8], prefix: bytes = b"") -> NDArray[np.uint8]:
     """SHA-256 of ``prefix ‖ row`` for each row of ``rows`` (n, length) uint8: (n, 32) uint8."""
     if rows.ndim != 2 or rows.dtype != np.uint8:
         raise ValueError("rows must be a uint8 array of two dimensions")
-    n, length = rows.shape
-    data = np.ascontiguousarray(rows).reshape(-1)
-    return _hash(data, np.arange(n + 1, dtype=np.int64) * length, prefix, padded=True)
-
-
-def sha256_spans(data: NDArray[np.uint8], offsets: NDArray[Any], prefix: bytes = b"") -> NDArray[np.uint8]:
-    """SHA-256 of ``prefix ‖ data[offsets[i]:offsets[i + 1]]`` for each i < n: (n, 32) uint8.
-
-    data: uint8, one dimension; offsets: (n + 1,) int32 or int64, never falling, within the data. These are
-    the buffers of an Arrow binary or string array (whose offsets need not begin at 0).
-    """
-    if data.ndim != 1 or data.dtype != np.uint8:
-        raise ValueError("data must be a uint8 array of one dimension")
-    if offsets.ndim != 1 or not len(offsets) or offsets.dtype not in (np.dtype(np.int32), np.dtype(np.int64)):
-        raise ValueError("offsets must be an int32 or int64 array of one dimension with at least one entry")
-    if offsets[0] < 0 or offsets[-1] > len(data) or bool(np.any(offsets[1:] < offsets[:-1])):
-        raise ValueError("offsets must never fall and must lie within the data")
-    return _hash(np.ascontiguousarray(data), offsets.astype(np.int64), prefix, padded=True)
+    return sha256_joined(len(rows), prefix, rows)
 
 
 def compress_rows(blocks: NDArray[np.uint8]) -> NDArray[np.uint32]:
@@ -58,8 +103,7 @@ def compress_rows(blocks: NDArray[np.uint8]) -> NDArray[np.uint32]:
     integers: (n, 8) uint32. The midstate of a header is that of its first 64 bytes."""
     if blocks.ndim != 2 or blocks.shape[1] != 64 or blocks.dtype != np.uint8:
         raise ValueError("blocks must be a uint8 array of shape (n, 64)")
-    data = np.ascontiguousarray(blocks).reshape(-1)
-    state = _hash(data, np.arange(len(blocks) + 1, dtype=np.int64) * 64, b"", padded=False)
+    state = sha256_joined(len(blocks), blocks, padded=False)
     return state.view(">u4").astype(np.uint32)
 
 
@@ -104,26 +148,29 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _hash(
-    data: NDArray[np.uint8], offsets: NDArray[np.int64], prefix: bytes, *, padded: bool
-) -> NDArray[np.uint8]:
-    n = len(offsets) - 1
-    out = np.empty((n, 32), np.uint8)
-    if not n:
-        return out
-    run = jit.function("hash_spans", next(name for name in FASTEST_HASHING if name in jit.variants()))
-    start = np.frombuffer(prefix or b"\0", np.uint8)
+@cache
+def _hash_joined() -> Callable[..., None]:
+    return jit.function("hash_joined", next(name for name in FASTEST_HASHING if name in jit.variants()))
 
-    def work(first: int, stop: int) -> None:
-        run(
-            data.ctypes.data, offsets.ctypes.data, first, stop,
-            start.ctypes.data, len(prefix), int(padded), out.ctypes.data,
-        )  # fmt: skip
 
-    shares = max(min(4 * cores(), n // MIN_SHARE), 1) if cores() > 1 else 1
-    bounds = [n * i // shares for i in range(shares + 1)]
-    _in_threads([partial(work, a, b) for a, b in pairwise(bounds)])
-    return out
+def _described(part: Part, count: int) -> tuple[tuple[int, ...], Any]:
+    """A part as ``hash_batch`` wants it, and what must stay alive for it."""
+    if isinstance(part, bytes):
+        held = create_string_buffer(part, len(part)) if part else None
+        return (addressof(held) if held else 0, 0, len(part), 0, 0, 0, 0, 0, 0), held
+    if isinstance(part, Spans):
+        shift = 64 - 8 * part.field if part.field else 0
+        span = (part.offsets, part.offset_size, part.valid, part.first, part.field, shift)
+        return (part.data, 0, 0, *span), part
+    if len(part) != count:
+        raise ValueError(f"{len(part)} rows are given for {count} messages")
+    if not part[0].flags.c_contiguous:
+        part = np.ascontiguousarray(part)
+    return (_address(part), part.strides[0], part.nbytes // count, 0, 0, 0, 0, 0, 0), part
+
+
+def _address(array: NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])  # what array.ctypes.data gives, in less time
 
 
 def _in_threads(tasks: list[Callable[[], None]]) -> None:

@@ -63,10 +63,10 @@ class Code:
     def store(self, value: Any, address: Any, align: int = 1) -> None:
         self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer()), align=align)
 
-    def at(self, base: Any, index: Any, size: int = 8) -> Any:
-        """Address of element ``index`` of elements of ``size`` bytes."""
+    def at(self, base: Any, index: Any, size: int = 8, field: int = 0) -> Any:
+        """Address of element ``index`` of elements of ``size`` bytes, or of the field in it."""
         index = I64(index) if isinstance(index, int) else index
-        return self.builder.add(base, self.builder.mul(index, I64(size)))
+        return self.builder.add(base, self.builder.add(self.builder.mul(index, I64(size)), I64(field)))
 
     def copy(self, target: Any, source: Any, size: Any) -> None:
         pointer, flag = I8.as_pointer(), ir.IntType(1)
