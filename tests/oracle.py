@@ -192,6 +192,9 @@ def check_blocks(store: Any, branch: Branch, branches: dict[str, Branch], now: f
                 before = branch.parent.at(branch.fork)
                 assert before["seal"], f"{where}: forks off a block that is not sealed"
                 policy = before["in force"]
+                parent = branch.parent.origin.partition("@")[0]
+                assert branch.origin.startswith(f"{parent}/"), f"{where}: a child of {parent} by another name"
+                assert said["sealed"] and said["sealed"][0] >= branch.fork, f"{where}: its fork is sealed"  # noqa: PT018
             else:
                 assert said["policy"], f"{where}: a genesis without a policy"
                 assert said["size"] == 0, f"{where}: a genesis with events"
@@ -246,6 +249,7 @@ def check_blocks(store: Any, branch: Branch, branches: dict[str, Branch], now: f
             pinned = said["pin"][1]
             assert branch.parent.at(pinned)["link"] == said["pin"][2], f"{where}: pins another block"
             assert branch.parent.at(pinned)["seal"], f"{where}: pins a block that is not sealed"
+            assert branch.parent.at(pinned)["built"] <= said["built"], f"{where}: pins a block built later"
             assert added == 1, f"{where}: a snapshot block with {added} leaves"
 
         said["seal"] = None

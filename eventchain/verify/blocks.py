@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from eventchain.contracts.chain_store import Blocks, Branch, ChainStore
 from eventchain.errors import FormatError
 from eventchain.formats import header as fmt
-from eventchain.formats.manifest import Manifest, Sealed
+from eventchain.formats.manifest import Manifest, Sealed, base_origin
 from eventchain.formats.policy import Policy
 from eventchain.verify.findings import Report
 
@@ -316,6 +316,8 @@ class _Walker:
                     tell("manifest", "its position falls")
                 if said.position != last.position and said.size - last.size <= said.late:
                     tell("manifest", "its position moves without a leaf")
+        if said.fork is not None or walk.parent is not None:
+            self._check_child(said, height)
         if said.replaces is not None:
             tell("manifest", f"replaces {said.replaces.origin}, of which nothing is archived")
         self._check_pin(said, height, block.vague)
@@ -330,6 +332,18 @@ class _Walker:
             tell("time", f"mined {said.built - time} seconds before it was built")
         if time > self._now + FUTURE:
             tell("time", f"mined {int(time - self._now)} seconds in the future")
+
+    def _check_child(self, said: Manifest, height: int) -> None:
+        """A child's log holds its own events, numbered from 0, none late; its fork was sealed before it."""
+        walk = self.walk
+        if (said.size and said.position != said.size - 1) or said.late:
+            self._finding("manifest", f"a child's log of {said.size} through {said.position}", height)
+        if walk.parent is None:
+            return
+        if (said.sealed.height if said.sealed else -1) < walk.fork:
+            self._finding("manifest", f"names no seal from its fork at {walk.fork} on", height)
+        if said.fork and not walk.origin.startswith(base_origin(walk.parent.origin) + "/"):
+            self._finding("branch", f"a child of {walk.parent.origin} by another name", height)
 
     def _check_pin(self, said: Manifest, height: int, vague: bool) -> None:
         if said.pin is None:
@@ -348,6 +362,8 @@ class _Walker:
             pass  # a finding already
         elif at.link != pin.link:
             self._finding("branch", f"pins block {pin.height} of {pin.origin}, which is another now", height)
+        elif at.said is not None and at.said.built > said.built:
+            self._finding("time", f"pins block {pin.height} of {pin.origin}, built later", height)
         elif at.seal is None and walk.parent.seal_known(pin.height):
             self._finding("manifest", f"pins block {pin.height} of {pin.origin}, which is not sealed", height)
         if pin.height <= self._pinned:

@@ -22,7 +22,7 @@ from chains import (
 )
 from oracle import check_chain
 
-from eventchain.chain.build import Builder
+from eventchain.chain.build import Builder, Leaves
 from eventchain.errors import PolicyError
 from eventchain.formats.manifest import Pointer
 from eventchain.formats.policy import Policy
@@ -221,6 +221,43 @@ def test_a_pin_of_what_is_not_there_is_found(chain: Chain, pin: Pointer, kind: s
         with work.store.transaction():
             work.builder.add_child(work.builder.trunk, 1, ERASURES, an_event(), None)
     assert kind in kinds(chain)
+
+
+def test_a_child_by_a_strange_name_is_found(chain: Chain) -> None:
+    with chain.working() as work:
+        work.seal(lambda builder: builder.add_child(builder.trunk, 1, "example.com/balances", an_event()))
+        work.child_lines()
+    assert kinds(chain) == ["branch"]
+
+
+def test_a_child_whose_positions_are_not_its_indices_is_found(chain: Chain) -> None:
+    """Else its snapshots would be looked for where they are not."""
+    with chain.working() as work:
+        work.snapshot(b"1")
+        tip = work.builder.tips[SNAPSHOTS]
+        with work.store.transaction():
+            batch = an_event(position=7)
+            work.store.add_events(tip.branch.id, batch)
+            built = work.builder._append(tip, [Leaves.of(batch)])
+        work.sealer.build(built)
+        work.sealer.seal_all()
+        work.child_lines()
+    assert kinds(chain) == ["manifest"]
+
+
+def test_a_child_that_names_no_seal_is_found(chain: Chain) -> None:
+    """Its fork was sealed before it was built, or it was not built then."""
+
+    class Silent(Forger):
+        def _append(self, tip, *arguments, **named):  # type: ignore[no-untyped-def]
+            tip.sealed, kept = None, tip.sealed
+            built = super()._append(tip, *arguments, **named)
+            tip.sealed = kept
+            return built
+
+    with chain.working(builder=Silent) as work:
+        work.seal(lambda builder: builder.add_child(builder.trunk, 2, ERASURES, an_event()))
+    assert kinds(chain) == ["manifest"]
 
 
 def test_a_fork_off_an_unsealed_block_is_found(chain: Chain) -> None:
