@@ -24,6 +24,7 @@ except ImportError as error:
     ) from None
 
 GPU_GROUP = 128
+PREPARE_GROUP = 32  # fixed: PoCL compiles a kernel anew for every group size, for a quarter of a second
 GPU_ITEMS_A_UNIT = 2048  # work-items in flight on a compute unit: what today's GPUs hold at most
 
 
@@ -53,7 +54,8 @@ class OpenCLSession:
         cl.enqueue_copy(queue, sent, jobs, is_blocking=False)
         self._clear(self._counter, 1)
         self._prepare.set_args(sent, ready, count)
-        cl.enqueue_nd_range_kernel(queue, self._prepare, (len(jobs),), None)
+        items = -(-len(jobs) // PREPARE_GROUP) * PREPARE_GROUP
+        cl.enqueue_nd_range_kernel(queue, self._prepare, (items,), (PREPARE_GROUP,))
         self._search.set_args(
             sent, ready, count, np.uint32(chunk), np.uint32(units),
             self._counter, self._winner, self._nonce, np.uint32(1),
