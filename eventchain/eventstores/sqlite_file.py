@@ -15,6 +15,7 @@ from urllib.parse import quote
 from eventchain.errors import StoreError
 from eventchain.eventstores.open import parse_file_url
 from eventchain.eventstores.sqlite_arrow import EventTable, read_events
+from eventchain.eventstores.sqlite_rows import RowReader, connect
 
 BUSY_SECONDS = 60.0
 """How long to wait for another process's write transaction."""
@@ -42,6 +43,7 @@ class SQLiteFile:
         self._lock = RLock()
         self._identity: tuple[int, int] | None = None
         self._connection: sqlite3.Connection | None = None
+        self._rows: RowReader | None = None
         with self._connected(create=create) as connection:
             self._table(connection)
 
@@ -64,7 +66,7 @@ class SQLiteFile:
 
     def read(self, after: int | None, limit: int) -> Any:
         with self._snapshot() as (connection, table):
-            return read_events(connection, _rows_of(table), after, limit)
+            return read_events(connection, self._rows, _rows_of(table), after, limit)
 
     def head(self) -> int | None:
         """SQLite has one writer at a time, so the highest position committed is safe to seal."""
@@ -76,7 +78,7 @@ class SQLiteFile:
     def find(self, event_id: str) -> Any:
         with self._snapshot() as (connection, table):
             condition, parameters = self._find(event_id) or ("0", ())
-            return read_events(connection, table, None, MAX_FOUND, condition, parameters)
+            return read_events(connection, self._rows, table, None, MAX_FOUND, condition, parameters)
 
     def faults(self) -> list[str]:
         """Holds every index of the table against its rows (``PRAGMA integrity_check``): an application that
@@ -103,7 +105,7 @@ class SQLiteFile:
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
-            self._connection = self._identity = None
+            self._connection = self._identity = self._rows = None
 
     # -- the connection
 
@@ -145,9 +147,8 @@ class SQLiteFile:
             return self._connection
         self.close()
         mode = "rwc" if create else "rw"
-        connection = sqlite3.connect(
+        connection, rows = connect(
             f"file://{quote(os.fsencode(self._path))}?mode={mode}",
-            uri=True,
             timeout=BUSY_SECONDS,
             isolation_level=None,
             check_same_thread=False,
@@ -167,6 +168,7 @@ class SQLiteFile:
             raise
         status = os.stat(self._path)
         self._connection, self._identity = connection, (status.st_dev, status.st_ino)
+        self._rows = rows
         return connection
 
 

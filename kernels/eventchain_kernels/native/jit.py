@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from eventchain.errors import ConfigError
 
-FUNCTIONS = {"hash_joined": "hash_batch", "search_jobs": "nonce_search"}
+FUNCTIONS = {"hash_joined": "hash_batch", "search_jobs": "nonce_search", "fetch_rows": "fetch_rows"}
 """Function to the module that builds it."""
 
 
@@ -29,7 +29,7 @@ class Variant(NamedTuple):
     needs: tuple[str, ...]  # CPU features, as LLVM calls them
     cpu: str  # LLVM's name of the level to compile for; "": the host itself
     features: str
-    lanes: dict[str, int]  # messages side by side in each function
+    lanes: dict[str, int]  # messages side by side in each function that has them
 
 
 VARIANTS = {
@@ -103,7 +103,7 @@ def optimised(name: str, variant: str, target: Any) -> Any:
     from llvmlite import binding, ir
 
     module = ir.Module(name)
-    _builder(name).build(module, VARIANTS[variant].lanes[name], variant == "sha")
+    _builder(name).build(module, VARIANTS[variant].lanes.get(name, 1), variant == "sha")
     parsed = binding.parse_assembly(str(module))
     parsed.triple, parsed.data_layout = target.triple, str(target.target_data)
     options = binding.create_pipeline_tuning_options(speed_level=3)
