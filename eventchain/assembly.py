@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from eventchain.chain.fit import require_fit
 from eventchain.chain.sealing import Sealer
 from eventchain.chainstores import open_chain_store
 from eventchain.config import DEFAULT_FILE, Config, Mining
@@ -58,7 +59,8 @@ class Chain:
         """A sealer that holds the chain store's writer lock; ``choice`` may be just a backend's name. It has
         already begun to mine what is built and not mined yet.
 
-        Raises LockedError when another writer is at it. What it has made durable stays on leaving, also
+        Raises LockedError when another writer is at it, and StoreError when the two stores do not belong
+        together. What it has made durable stays on leaving, also
         by an exception; the next one goes on there.
         """
         if not isinstance(choice, Choice):
@@ -67,6 +69,7 @@ class Chain:
             self.store.writer(),
             Engine(choice.devices, clock=self._clock, on_benched=on_benched) as engine,
         ):
+            require_fit(self.store, self.events, self.anchors)
             sealer = Sealer(self.store, engine, self._clock, self.events)
             try:
                 sealer.resume()
@@ -80,6 +83,7 @@ class Chain:
     def linking(self) -> Iterator[Sealer]:
         """A sealer that holds the writer lock and has no devices: it builds and links, and mines nothing."""
         with self.store.writer():
+            require_fit(self.store, self.events, self.anchors)
             yield Sealer(self.store, None, self._clock, self.events)
 
     def verify(

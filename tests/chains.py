@@ -94,7 +94,6 @@ class Chain:
             sealer = Sealer(store, engine, self.clock, events)
             if builder is not Builder:
                 sealer.builder = builder(store, self.clock)
-                sealer._branches = {tip.branch.id: tip for tip in sealer.builder.tips.values()}
             yield Work(store, events, sealer)
 
     def verify(self, anchors: Sequence[Anchor] = (), now: float | None = None) -> Report:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +19,13 @@ from numpy.typing import NDArray
 from eventchain.ahead import ahead
 from eventchain.chain.backlog import Chunk, chunks
 from eventchain.chain.build import CLOCK_TOLERANCE, Builder, Built, Clock
-from eventchain.chain.tip import SCAN, Tip
+from eventchain.chain.nodes import damaged
+from eventchain.chain.tip import HEIGHT_BITS, SCAN, Tip
 from eventchain.contracts.chain_store import Blocks, ChainStore
 from eventchain.contracts.event_store import EventStore
 from eventchain.errors import PolicyError
 from eventchain.formats.manifest import Manifest
-from eventchain.mining.engine import Engine
+from eventchain.mining.engine import Engine, Mined
 
 AHEAD = 16_384
 """Blocks searched at once, at most: enough for any device, little enough to hold."""
@@ -33,7 +33,7 @@ TURN = 0.5
 """Seconds that a turn waits for solutions when there is nothing to build."""
 CLOCK_EVERY = 60.0
 """Seconds between two looks at the event store's clock."""
-_HEIGHT_BITS = 40
+_HEIGHT = (1 << HEIGHT_BITS) - 1
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Sealer:
         self._engine = engine
         self._clock = clock
         self._events = events
-        self._branches = {tip.branch.id: tip for tip in self.builder.tips.values()}
+        self._found: list[Mined] = []  # solutions that are not durable yet
         self._unsealed: dict[tuple[int, int], tuple[int, int | None]] = {}  # block -> its log size, position
         self._sealed_size = self._size_sealed()
         self._clock_due = -math.inf
@@ -81,7 +81,6 @@ class Sealer:
     def build(self, built: Built) -> None:
         """Take on blocks that were added by the builder in a transaction that has been committed."""
         self.progress.blocks_built += len(built.blocks)
-        self._branches = {tip.branch.id: tip for tip in self.builder.tips.values()}
         self._submit(built)
 
     def seal_all(self, report: Callable[[Progress], None] = lambda progress: None) -> None:
@@ -91,8 +90,12 @@ class Sealer:
             report(self.progress)
 
     def keep(self) -> None:
-        """Commit what the engine has found and nobody has collected yet, as when a run is broken off."""
-        self._turn(None, 0.0)
+        """Commit what was found and not committed yet, as when a run is broken off. The last thing to do
+        with a sealer: its tips stay as they are."""
+        if self._engine is not None:
+            self._found.append(self._engine.collect(0.0))
+        with self._store.transaction():
+            self._solve(Mined.join(self._found))
 
     def link_backlog(
         self, block_events: int, report: Callable[[Progress], None] = lambda progress: None
@@ -118,7 +121,7 @@ class Sealer:
     ) -> None:
         """Build and mine until every event that the store held at the start is sealed.
 
-        Raises PolicyError where the event store's source or clock does not fit.
+        Raises PolicyError where the event store's clock does not fit.
         """
         trunk = self.builder.trunk
         with self._read_ahead(block_events) as chunks:
@@ -140,39 +143,28 @@ class Sealer:
 
     def _read_ahead(self, block_events: int) -> AbstractContextManager[Iterator[Chunk]]:
         assert self._events is not None
-        trunk = self.builder.trunk
-        if trunk.policy.source != self._events.source:
-            raise PolicyError(
-                f"the chain seals events of {trunk.policy.source}, this store is {self._events.source}",
-                hint="check `store` in the configuration",
-            )
         self._check_clock()
-        return ahead(chunks(self._store, trunk, self._events, block_events))
+        return ahead(chunks(self._store, self.builder.trunk, self._events, block_events))
 
     # -- one turn: build, collect, commit
 
     def _turn(self, chunk: Chunk | None, timeout: float | None) -> None:
         """``timeout``: seconds to wait for solutions; None searches nothing."""
-        mined = self._engine.collect(timeout) if self._engine and timeout is not None else None
-        if chunk is None and (mined is None or not len(mined.keys)):
+        if self._engine is not None and timeout is not None:
+            self._found.append(self._engine.collect(timeout))
+        mined = Mined.join(self._found)
+        if chunk is None and not len(mined):
             self._measure()
             return
         built: Built | None = None
         with self._store.transaction():
-            if mined is not None and len(mined.keys):
-                for branch, rows in _by_branch(mined.keys):
-                    solved = Blocks(
-                        mined.keys[rows] & ((1 << _HEIGHT_BITS) - 1),
-                        mined.headers[rows],
-                        mined.extranonces[rows].astype(np.int64),
-                        [],
-                    )
-                    self._store.solve_blocks(branch, solved)
+            if self._solve(mined) != len(mined):
+                raise damaged("a block that was being mined is gone, or has a solution from elsewhere")
             if chunk is not None:
                 self._check_clock()
                 built = self.builder.extend(self.builder.trunk, chunk.blocks, chunk.late)
-        if mined is not None:  # durable now, so its seals may be named
-            self._advance(mined)
+        self._found = []
+        self._advance(mined)  # durable now, so its seals may be named
         if built is not None:
             assert chunk is not None
             self.progress.events_built += sum(map(len, chunk.blocks))
@@ -180,6 +172,16 @@ class Sealer:
             if timeout is not None:
                 self._submit(built)
         self._measure()
+
+    def _solve(self, mined: Mined) -> int:
+        """Write solutions; returns how many blocks took theirs."""
+        written = 0
+        for tip, rows in self._by_tip(mined.keys):
+            solved = Blocks(
+                mined.keys[rows] & _HEIGHT, mined.headers[rows], mined.extranonces[rows].astype(np.int64), []
+            )
+            written += self._store.solve_blocks(tip.branch.id, solved)
+        return written
 
     def _submit(self, built: Built) -> None:
         blocks = built.blocks
@@ -189,20 +191,32 @@ class Sealer:
             self._unsealed[built.branch, int(blocks.heights[row])] = said.size, said.position
         if len(waiting) and self._engine:
             self._engine.submit(
-                (built.branch << _HEIGHT_BITS) | blocks.heights[waiting],
+                self._key(built.branch) | blocks.heights[waiting],
                 blocks.headers[waiting],
                 [blocks.manifests[row] for row in waiting],
                 np.array([manifests[row].built for row in waiting], np.int64),
             )
 
-    def _advance(self, mined: Any) -> None:
-        headers = np.ascontiguousarray(mined.headers)
-        for row, key in enumerate(mined.keys.tolist()):
-            tip = self._branches[key >> _HEIGHT_BITS]
-            before = tip.sealed_height
-            tip.mined(key & ((1 << _HEIGHT_BITS) - 1), headers[row].tobytes(), int(mined.extranonces[row]))
-            for height in range(before + 1, tip.sealed_height + 1):
-                self._block_sealed(tip, height)
+    def _key(self, branch: int) -> int:
+        """What the engine knows a branch's blocks by: the branch's number here above the height's bits."""
+        return [tip.branch.id for tip in self.builder.tips.values()].index(branch) << HEIGHT_BITS
+
+    def _by_tip(self, keys: NDArray[np.int64]) -> Iterator[tuple[Tip, NDArray[np.int64]]]:
+        """The rows of each branch among the keys, by rising height."""
+        numbers = keys >> HEIGHT_BITS
+        tips = list(self.builder.tips.values())
+        for number in np.unique(numbers):
+            rows = np.flatnonzero(numbers == number)
+            yield tips[number], rows[np.argsort(keys[rows])]
+
+    def _advance(self, mined: Mined) -> None:
+        for tip, rows in self._by_tip(mined.keys):
+            for row in rows:
+                before = tip.sealed_height
+                header, extranonce = mined.headers[row].tobytes(), int(mined.extranonces[row])
+                tip.mined(int(mined.keys[row]) & _HEIGHT, header, extranonce)
+                for height in range(before + 1, tip.sealed_height + 1):
+                    self._block_sealed(tip, height)
 
     def _block_sealed(self, tip: Tip, height: int) -> None:
         size, position = self._unsealed.pop((tip.branch.id, height))
@@ -237,11 +251,3 @@ class Sealer:
                 f"the event store's clock and the blocks' are {abs(apart)} seconds apart",
                 hint="set both clocks right; a block must not claim another time than its events' store",
             )
-
-
-def _by_branch(keys: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """The rows of each branch among the keys, by rising height."""
-    branches = keys >> _HEIGHT_BITS
-    for branch in np.unique(branches):
-        rows = np.flatnonzero(branches == branch)
-        yield int(branch), rows[np.argsort(keys[rows])]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from eventchain.chain.nodes import LogWriter, damaged
 from eventchain.contracts.chain_store import Blocks, Branch, ChainStore
 from eventchain.errors import FormatError
-from eventchain.formats.header import ZERO, link_of, seal_of
+from eventchain.formats.header import ZERO, link_of, meets_target, merkle_root, seal_of
 from eventchain.formats.manifest import Manifest, Sealed
 from eventchain.formats.policy import Policy
 
+HEIGHT_BITS = 40
+"""A block every millisecond fills them in 35 years."""
 SCAN = 4096
 """Blocks read at a time."""
 
@@ -98,6 +102,8 @@ def _read_tip(store: ChainStore, branch: Branch, tips: dict[str, Tip], named: di
         raise damaged(f"branch {branch.origin!r} has no policy")
     if (last.origin, last.height) != (branch.origin, int(newest.heights[0])):
         raise damaged(f"the newest block of branch {branch.origin!r} says that it is another one")
+    if last.height >> HEIGHT_BITS:
+        raise damaged(f"no branch has a block {last.height}")
     log = LogWriter(store, branch.id, last.size)
     if log.frontier.root() != last.root:
         raise damaged(f"the tiles of branch {branch.origin!r} do not make the root of its newest block")
@@ -144,20 +150,28 @@ def _marked(store: ChainStore, branch: int, marks: tuple[bytes, ...]) -> list[Ma
 
 
 def _advance(store: ChainStore, tip: Tip) -> None:
-    """Read on from the newest sealed block that the tip names: what was mined since."""
+    """Read on from the newest sealed block that the tip names: what was mined since. A solution is checked
+    here, since it will be named by blocks to come."""
     first = tip.sealed_height + 1
     while True:
         blocks = store.blocks(tip.branch.id, first, SCAN)
-        for row in range(len(blocks)):
-            tip._links[int(blocks.heights[row])] = block_link(blocks, row)
-        for row in range(len(blocks)):
-            if blocks.headers["time"][row]:
-                tip.mined(
-                    int(blocks.heights[row]), blocks.headers[row].tobytes(), int(blocks.extranonces[row])
+        if blocks.heights.tolist() != list(range(first, first + len(blocks))):
+            raise damaged(f"of the blocks of {tip.branch.origin!r} from {first} on some are missing")
+        for row, height in enumerate(blocks.heights.tolist()):
+            tip._links[height] = block_link(blocks, row)
+        mined = np.flatnonzero(blocks.headers["time"])
+        if len(mined) and not meets_target(blocks.headers[mined]).all():
+            raise damaged(f"a block of {tip.branch.origin!r} has a solution that is none")
+        for row in mined.tolist():
+            header, extranonce = blocks.headers[row], int(blocks.extranonces[row])
+            if header["merkle_root"].tobytes() != merkle_root(blocks.manifests[row], extranonce):
+                raise damaged(
+                    f"the header of block {first + row} of {tip.branch.origin!r} is not of its manifest"
                 )
+            tip.mined(first + row, header.tobytes(), extranonce)
         if len(blocks) < SCAN:
             return
-        first = int(blocks.heights[-1]) + 1
+        first += len(blocks)
 
 
 def block_link(blocks: Blocks, row: int) -> bytes:

@@ -12,7 +12,7 @@ from eventchain.contracts.chain_store import Blocks, Branch, ChainStore
 from eventchain.contracts.event_store import EventStore
 from eventchain.errors import FormatError
 from eventchain.formats.anchor import Anchor
-from eventchain.formats.manifest import Manifest
+from eventchain.formats.manifest import Manifest, base_origin
 from eventchain.verify.blocks import Walk, walk_branch
 from eventchain.verify.events import check_branch, check_store
 from eventchain.verify.findings import Finding, Report
@@ -67,6 +67,7 @@ def _verify(
         for walk in walks.values():
             if walk is trunk:
                 check_store(store, walk, events.read, report, progress)
+                _no_events_of(store, walk, report)
             else:
                 check_branch(store, walk, report, progress)
                 check_snapshots(store, walk, report)
@@ -83,6 +84,17 @@ def _verify(
     return report
 
 
+def _no_events_of(store: ChainStore, trunk: Walk, report: Report) -> None:
+    """The trunk's events are in the event store, and none of them in the chain store."""
+    if stray := store.events(trunk.branch.id, None, 1000).num_rows:
+        more = " or more" if stray == 1000 else ""
+        report.add(
+            "stray",
+            f"branch_events: {stray}{more} rows of the trunk, whose events are elsewhere",
+            count=stray,
+        )
+
+
 def _newest(walk: Walk) -> Anchor | None:
     sealed = next((block for block in reversed(walk.blocks) if block.seal is not None), None)
     return Anchor(walk.origin, sealed.height, sealed.link, sealed.seal) if sealed else None
@@ -97,7 +109,7 @@ def _parents_first(store: ChainStore, report: Report) -> list[Branch]:
         if said[0] and said[1] and said[0].origin == said[1].origin != row.origin:
             report.add("branch", f"its row calls it {row.origin[:80]!r}", origin=said[0].origin)
             branch = Branch(row.id, said[0].origin)  # its own blocks know better
-        if branch.origin in waiting:
+        if base_origin(branch.origin) in map(base_origin, waiting):
             report.add("branch", "two branches of one origin", origin=branch.origin)
             continue
         fork = said[0].fork if said[0] else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chains import new_chain
+from chains import Chain, new_chain
 
 from eventchain.chain import build
 from eventchain.errors import ConfigError
@@ -144,3 +144,10 @@ def test_an_index_that_still_holds_what_was_sealed(tmp_path: Path) -> None:
         assert {row[0]: row[6] for row in db.execute(trap)}[25] == b'{"amount":240}'
     found = {(finding.kind, finding.position) for finding in chain.verify().wrong}
     assert found == {("altered", 25), ("index", None)}
+
+
+def test_events_put_beside_the_trunk(grown: Chain, tmp_path: Path) -> None:
+    """The chain store keeps the events of child branches; nothing ever reads any for the trunk."""
+    chain = grown.copy(tmp_path / "copy")
+    chain.sql(chain.chain_file, "INSERT INTO branch_events VALUES (1, 7, 's', 0, 'i', 't', 0, NULL, NULL)")
+    assert [(finding.kind, finding.count) for finding in chain.verify().wrong] == [("stray", 1)]

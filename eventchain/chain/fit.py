@@ -1,0 +1,68 @@
+"""Whether an event store and a chain store belong together: a quick look, before anything is sealed.
+
+An older copy, another store of the same kind or another chain would otherwise be sealed on, and a chain
+cannot be unsealed. This is no verification; it reads one event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from eventchain.chain.nodes import LogReader
+from eventchain.chain.tip import block_link
+from eventchain.contracts.chain_store import ChainStore
+from eventchain.contracts.event_store import EventStore
+from eventchain.errors import FormatError, StoreError
+from eventchain.formats.anchor import Anchor
+from eventchain.formats.leaf import leaf_hashes
+from eventchain.formats.manifest import Manifest
+
+HINT = "check `store` and `chain` in the configuration; `eventchain verify` names what is wrong"
+
+
+def require_fit(store: ChainStore, events: EventStore, anchors: Sequence[Anchor]) -> None:
+    """Raises StoreError where :func:`misfit` finds something."""
+    if (reason := misfit(store, events, anchors)) is not None:
+        raise StoreError(f"these stores do not belong together: {reason}", hint=HINT)
+
+
+def misfit(store: ChainStore, events: EventStore, anchors: Sequence[Anchor]) -> str | None:
+    """Why the stores cannot belong together, None where nothing speaks against it.
+
+    The chain must contain the anchors of its trunk, the policy must name the event store's source, the
+    event store must reach as far as the log, and the log's last event must be the one that was hashed.
+    """
+    trunk = next(iter(store.branches()), None)
+    if trunk is None:
+        return None
+    for anchor in anchors:
+        if anchor.origin != trunk.origin:
+            return f"the chain is {trunk.origin}, the anchor is of {anchor.origin}"
+        block = store.blocks(trunk.id, anchor.height, 1)
+        if not len(block) or block.heights[0] != anchor.height or block_link(block, 0) != anchor.link:
+            return f"block {anchor.height} of the chain is not the anchored one"
+    try:
+        genesis, newest = store.blocks(trunk.id, 0, 1), store.last_block(trunk.id)
+        policy = Manifest.parse(genesis.manifests[0]).policy
+        said = Manifest.parse(newest.manifests[0])
+    except (IndexError, FormatError):
+        return "the chain's first or newest block is broken"
+    if policy is not None and policy.source != events.source:
+        return f"the chain seals events of {policy.source}, this store is {events.source}"
+    if said.position is None:
+        return None
+    head = events.head()
+    if head is None or head < said.position:
+        where = "is empty" if head is None else f"ends at position {head}"
+        return f"the event store {where}, the chain reaches to position {said.position}"
+    log = LogReader(store, trunk.id)
+    index = log.find(said.position, said.size)
+    batch = events.read(said.position - 1 if said.position else None, 1)
+    if index is None or not batch.num_rows or batch["position"][0].as_py() != said.position:
+        return f"the event at position {said.position}, the chain's last, is missing"
+    salt, _ = log.salt_and_position(index)
+    if leaf_hashes(batch, np.frombuffer(salt, np.uint8).reshape(1, -1)).tobytes() != log.leaf(index):
+        return f"the event at position {said.position} is not the one in the chain"
+    return None
