@@ -90,21 +90,23 @@ def _jobs(
     lane = np.tile(np.arange(width, dtype=np.uint64), len(group))
     index = np.repeat(group, width)
     counter = work.start[index] + np.uint64(offset) + lane
-    nonce, roll = np.divmod(counter, rolls)
+    nonce, roll = counter // rolls, counter & (rolls - np.uint64(1))  # rolls is a power of two
     count = (np.uint64(span) - lane + rolls - np.uint64(1)) // rolls
     inside = nonce < NONCES
-    index, nonce, roll, count = index[inside], nonce[inside], roll[inside], count[inside]
+    if not inside.all():
+        index, nonce, roll, count = index[inside], nonce[inside], roll[inside], count[inside]
 
     out = np.zeros(len(index), JOB)
     out["first"], out["header"], out["roll"] = nonce, index, roll
     out["count"] = np.minimum(count, np.uint64(NONCES) - nonce)
-    out["target"] = targets[index]
-    headers = work.headers[index]
-    headers["version"] &= np.uint32(0xFFFFFFFF ^ ROLL_MASK)
-    headers["version"] |= roll.astype(np.uint32) << np.uint32(ROLL_SHIFT)
-    raw = headers.view(np.uint8).reshape(-1, 80)
-    out["midstate"] = compress_rows(np.ascontiguousarray(raw[:, :64]))
-    out["tail"] = np.ascontiguousarray(raw[:, 64:76]).view(">u4")
+    out["target"] = targets.take(index, axis=0)
+    # As bytes: numpy copies them in less than half the time that structures take.
+    raw = work.headers.view(np.uint8).reshape(-1, 80).take(index, axis=0)
+    version = raw[:, :4].view("<u4")[:, 0]
+    version &= np.uint32(0xFFFFFFFF ^ ROLL_MASK)
+    version |= roll.astype(np.uint32) << np.uint32(ROLL_SHIFT)
+    out["midstate"] = compress_rows(raw[:, :64])
+    out["tail"] = raw[:, 64:76].view(">u4")
     return out
 
 

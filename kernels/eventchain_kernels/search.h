@@ -55,9 +55,11 @@ KERNEL void search(const GLOBAL Job *jobs, const GLOBAL Ready *ready, U32 job_co
             WORD top = lane(&constants, LANE_NUMBERS + (begin + i), one);
             if (ANY_ZERO(top))
                 for (U32 k = 0; k < LANES && i + k < count; k++)
-                    if (LANE(top, k) == 0 && wins(job, begin + i + k)
-                        && CLAIM(&winner[job->header], job->roll + 1) == 0)
-                        nonce[job->header] = begin + i + k;
+                    if (LANE(top, k) == 0 && wins(job, begin + i + k)) {
+                        if (CLAIM(&winner[job->header], job->roll + 1) == 0)
+                            nonce[job->header] = begin + i + k;
+                        count = 0; /* this unit is done */
+                    }
         }
     }
 }
