@@ -16,6 +16,8 @@ from eventchain.contracts.chain_store import ChainStore
 from eventchain.contracts.event_store import EventStore
 
 READ_ROWS = 32_768
+PAGE = 65_536
+"""Positions read at a time."""
 READ_BYTES = 64 * 2**20
 """What is read at a time is kept near this size, whatever the size of the events."""
 
@@ -84,7 +86,9 @@ def _late(store: ChainStore, tip: Tip, events: EventStore) -> Leaves:
     only chains pay whose policy allows late events."""
     if tip.position is None:
         return NO_LEAVES
-    known = np.sort(LogReader(store, tip.branch.id).positions(0, tip.log.size))
+    log, size = LogReader(store, tip.branch.id), tip.log.size
+    pages = [log.positions(first, min(first + PAGE, size)) for first in range(0, size, PAGE)]
+    known = np.sort(np.concatenate(pages))
     found: list[Leaves] = []
     after: int | None = None
     while True:

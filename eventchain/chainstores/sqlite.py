@@ -205,15 +205,16 @@ def _code(error: Exception) -> int:
 
 
 def _shape(connection: Connection) -> dict[str, set[tuple[Any, ...]]]:
-    """What the schema's tables look like: columns with type, NOT NULL and key, whether STRICT, and triggers,
-    which would act on every write."""
+    """What the schema's tables look like: columns with type, NOT NULL and key, whether STRICT, and what was
+    added to them: triggers, which act on every write, and indexes, which may be read in their place."""
     shape: dict[str, set[tuple[Any, ...]]] = {}
     columns = """
         SELECT t.name, c.name, c.type, c."notnull", c.pk, t.strict
         FROM pragma_table_list AS t JOIN pragma_table_xinfo(t.name) AS c
         WHERE t.schema = 'main' AND t.type = 'table'
         UNION ALL
-        SELECT tbl_name, 'trigger ' || name, NULL, NULL, NULL, NULL FROM sqlite_schema WHERE type = 'trigger'
+        SELECT tbl_name, type || ' ' || name, NULL, NULL, NULL, NULL
+        FROM sqlite_schema WHERE type IN ('trigger', 'index') AND sql IS NOT NULL
     """
     for table, *column in connection.exec_driver_sql(columns):
         if table in schema.metadata.tables:

@@ -245,6 +245,7 @@ class _Check:
                     or (np.diff(main) <= 0).any()
                     or (len(early) and int(early[-1]) >= covered)
                     or (len(main) and int(main[0]) <= covered)
+                    or (len(self._late) and np.isin(main, self._late).any())
                     or max([covered, *main[-1:].tolist()]) != stated
                 ):
                     pieces = set(range(block.first // TILE, (block.end + TILE - 1) // TILE))
@@ -278,4 +279,11 @@ class _Check:
             for block in self.walk.blocks
             if block.said is not None and block.said.late
         ]
-        return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+        late = np.concatenate(parts) if parts else np.empty(0, np.int64)
+        known, times = np.unique(late[late != NOWHERE], return_counts=True)
+        if (times > 1).any():
+            twice = int(known[times > 1][0])
+            self._report.add(
+                "piece", f"position {twice} is sealed twice", origin=self.walk.origin, position=twice
+            )
+        return known
