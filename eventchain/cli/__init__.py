@@ -6,9 +6,11 @@ Each command lies in a module of its own, which imports nothing heavy until the 
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -31,6 +33,8 @@ COMMANDS = {
 """Where each command is: module and name."""
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+OUTPUT_ERRORS = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""With no file's name they come from printing: stores and files translate theirs."""
 
 
 class Commands(click.Group):
@@ -56,10 +60,9 @@ class Commands(click.Group):
         except click.ClickException as error:
             error.show()
             ctx.exit(2)  # click has 1 for some
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(BROKEN_PIPE)
         except OSError as error:
+            if error.filename is None and error.errno in OUTPUT_ERRORS:
+                ctx.exit(_no_output(error))
             fail(ctx, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
@@ -84,8 +87,35 @@ def cli() -> None:
 
 
 def main() -> None:
+    _open_standard_streams()
     signal.signal(signal.SIGTERM, _terminate)
-    cli(prog_name="eventchain")
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under nohup
+        signal.signal(signal.SIGHUP, _terminate)
+    try:
+        cli(prog_name="eventchain")
+    except OSError as error:  # of the group's own --help, or of stderr
+        sys.exit(_no_output(error))
+
+
+def _open_standard_streams() -> None:
+    """Give those that the caller closed (``>&-``) a sink. Their numbers would go to the next files opened,
+    so that a library's message would be written into a store."""
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  (open until the end)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+def _no_output(error: OSError) -> int:
+    """The exit code when stdout fails: quietly when its reader went away. What was not written is dropped,
+    or the interpreter would try again when it ends, and complain."""
+    with suppress(OSError, ValueError):  # no file descriptor under a test's stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return BROKEN_PIPE
+    with suppress(OSError):
+        click.echo(f"error: cannot write to standard output: {error.strerror}", err=True)
+        click.echo("hint: make room there, or print to another place", err=True)
+    return 2
 
 
 def _terminate(number: int, frame: object) -> None:

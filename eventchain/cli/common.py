@@ -107,6 +107,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 event``, ``2,000 events``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def quantity(value: float, unit: str = "") -> str:
     """``1.23 G`` and the unit: three digits or so, SI prefixes, powers of ten above them."""
     if value >= 1e21:
@@ -132,15 +137,27 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
 
 
+def about(seconds: float) -> str:
+    """``about 4.2 min``, ``under 1 µs``."""
+    text = duration(seconds)
+    return text if text.startswith("under") else f"about {text}"
+
+
 def announce(choice: Choice) -> None:
-    """Say which devices will mine, and why others will not."""
+    """Say which devices will mine, and which of the backend's will not. Why ``auto`` passed over other
+    backends is what ``eventchain backends`` says."""
+    from eventchain.mining.backends import available
+
     note(f"backend {choice.name}: {', '.join(device.name for device in choice.devices)}")
+    others = available()
     for name, reason in choice.reasons.items():
-        note(f"not used: {name}: {reason}")
+        if name not in others:
+            say_set_aside(name, reason)
 
 
-def say_benched(device: str, reason: str) -> None:
-    note(f"benched: {device}: {reason}")
+def say_set_aside(device: str, reason: str) -> None:
+    """A device that gets no work."""
+    note(f"set aside: {device}: {reason}")
 
 
 class Ticker:

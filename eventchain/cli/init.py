@@ -19,7 +19,7 @@ from eventchain.cli.common import (
     note,
     print_json,
     quantity,
-    say_benched,
+    say_set_aside,
 )
 
 MEASURE_SECONDS = 0.3
@@ -122,7 +122,7 @@ def command(
         stack.callback(events.close)
         policy = Policy(bits, block_events, lag, late, events.source)
         opened = stack.enter_context(Chain(events, open_chain_store(chain_url, create=True)))
-        with opened.sealing(choice, say_benched) as sealer:
+        with opened.sealing(choice, say_set_aside) as sealer:
             with opened.store.transaction():
                 genesis = sealer.builder.add_genesis(origin, policy)
             sealer.build(genesis)

@@ -22,7 +22,7 @@ from eventchain.cli.common import (
     note,
     print_json,
     quantity,
-    say_benched,
+    say_set_aside,
 )
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def command(
         else:
             choice = chain.choose(backend, device)
             announce(choice)
-            sealing = chain.sealing(choice, say_benched)
+            sealing = chain.sealing(choice, say_set_aside)
         began = time.monotonic()
         try:
             with sealing as sealer:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from eventchain.cli.common import (
     Ticker,
     config_option,
     console,
+    counted,
     json_option,
     note,
     print_json,
@@ -44,19 +46,12 @@ WITHOUT_ANCHOR = (
     help="The chain must contain the anchors in this file; when all is well the newest are written back, one "
     "for each branch. A file that does not exist is made. May be repeated.",
 )
-@click.option(
-    "--write-anchor",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Write the newest anchors here when all is well.",
-)
 @click.option("--store", metavar="URL", help="The event store, instead of the configuration's.")
 @click.option("--chain", "chain_url", metavar="URL", help="The chain store, instead of the configuration's.")
 @json_option
 def command(
     config_file: Path,
     anchor_files: tuple[Path, ...],
-    write_anchor: Path | None,
     store: str | None,
     chain_url: str | None,
     as_json: bool,
@@ -72,13 +67,11 @@ def command(
         anchors = [anchor for file in anchor_files for anchor in _read(file)]
         with _shown(console(err=True)) as progress:
             report = chain.verify(anchors, progress)
-    (_print_json if as_json else _print)(report)
-    if report.newest:
-        from eventchain.config import write_atomically
-
-        lines = "".join(f"{anchor}\n" for anchor in report.newest)
-        for file in dict.fromkeys((*anchor_files, *((write_anchor,) if write_anchor else ()))):
-            write_atomically(file, lines)
+    try:  # before the verdict is printed: its reader may go away
+        if report.newest:
+            _write(dict.fromkeys(anchor_files), report.newest)
+    finally:
+        (_print_json if as_json else _print)(report)
     if not report.clean:
         click.get_current_context().exit(1)
 
@@ -101,10 +94,20 @@ def _opened(config_file: Path, store: str | None, chain: str | None) -> Chain:
 
 
 def _read(file: Path) -> list[Anchor]:
-    """The anchors in a file, a line each; none when there is no such file yet."""
-    from eventchain.errors import FormatError
+    """The anchors in a file, a line each; none when there is no such file yet. Raises ConfigError where it
+    could not be written back later: a verification may take hours."""
+    from eventchain.errors import ConfigError, FormatError
     from eventchain.formats.anchor import Anchor
 
+    folder = file.resolve().parent
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder for the anchors of {file}", hint=f"make {folder} first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"the anchors of {file} could not be written back", hint=f"{folder} needs to be writable"
+        )
+    if file.exists() and not file.is_file():
+        raise ConfigError(f"{file} is no ordinary file", hint="the newest anchors are written back to it")
     try:
         anchors = [Anchor.parse(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
     except FileNotFoundError:
@@ -117,6 +120,20 @@ def _read(file: Path) -> list[Anchor]:
     if not anchors:
         raise FormatError(f"{file} is empty", hint="remove it if no anchor was ever kept in it")
     return anchors
+
+
+def _write(files: Iterable[Path], anchors: Iterable[Anchor]) -> None:
+    from eventchain.config import write_atomically
+    from eventchain.errors import StoreError
+
+    lines = "".join(f"{anchor}\n" for anchor in anchors)
+    for file in files:
+        try:
+            write_atomically(file, lines)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write the anchors to {file}: {error.strerror}", hint="keep the ones printed here"
+            ) from error
 
 
 # -- printing -----------------------------------------------------------------------------------------
@@ -144,10 +161,11 @@ def _print(report: Report) -> None:
         click.echo(_line(finding))
     for finding in report.notices:
         note("notice: " + _line(finding))
-    checked = f"{report.blocks:,} blocks ({report.sealed_blocks:,} sealed), {report.events:,} events"
+    blocks, events = counted(report.blocks, "block"), counted(report.events, "event")
+    checked = f"{blocks} ({report.sealed_blocks:,} sealed), {events}"
     if not report.clean:
         count = len(report.wrong)
-        click.echo(f"verdict: {count:,} finding{'s' if count > 1 else ''} in {checked}")
+        click.echo(f"verdict: {counted(count, 'finding')} in {checked}")
         return
     if report.anchors:
         click.echo(f"verdict: clean, anchored at block {report.anchored_height}; {checked}")
@@ -189,7 +207,7 @@ def _shown(out: Console) -> Iterator[Callable[[int], None]]:
             nonlocal total
             total += leaves
             if due():
-                note(f"{total:,} events checked")
+                note(f"{counted(total, 'event')} checked")
 
         yield plain
         return
@@ -199,6 +217,6 @@ def _shown(out: Console) -> Iterator[Callable[[int], None]]:
         def drawn(leaves: int) -> None:
             nonlocal total
             total += leaves
-            status.update(f"{total:,} events checked")
+            status.update(f"{counted(total, 'event')} checked")
 
         yield drawn

@@ -340,7 +340,7 @@ def test_a_cut_off_tail_is_found_with_an_anchor_and_the_anchor_is_kept(chain: Pa
     shutil.copytree(chain, "older")
     append(chain, 60, EVENTS)
     run("mine")
-    run("verify", "--write-anchor", "anchor.txt")
+    run("verify", "--anchor", "anchor.txt")
     kept = Path("anchor.txt").read_text()
     sql(chain / "events.db", f"DELETE FROM events WHERE position > {EVENTS}")
     older = ["--chain", "sqlite:///older/chain.db"]
@@ -365,6 +365,39 @@ def test_a_broken_anchor_file_is_refused_and_kept(chain: Path) -> None:
     Path("anchor.txt").write_text("not an anchor")
     assert "anchor.txt holds no anchor" in run("verify", "--anchor", "anchor.txt", code=2).stderr
     assert Path("anchor.txt").read_text() == "not an anchor"
+
+
+@pytest.mark.parametrize("name", ["events.db", "chain.db", "eventchain.toml"])
+def test_a_file_that_holds_no_anchors_is_never_overwritten(chain: Path, name: str) -> None:
+    before = Path(name).read_bytes()
+    assert f"{name} holds no anchor" in run("verify", "--anchor", name, code=2).stderr
+    assert Path(name).read_bytes() == before
+
+
+def test_anchors_of_another_chain_are_never_overwritten(chain: Path, tmp_path: Path) -> None:
+    run("init", "-C", tmp_path / "o.toml", "--origin", "other", "--difficulty", 8, "--backend", "reference")
+    run("verify", "-C", tmp_path / "o.toml", "--anchor", "other.txt")
+    before = Path("other.txt").read_text()
+    assert "anchor: other" in run("verify", "--anchor", "other.txt", code=1).stdout
+    assert Path("other.txt").read_text() == before
+
+
+def test_a_folder_that_cannot_take_anchors_is_named_before_anything_is_read(chain: Path) -> None:
+    sql(chain / "events.db", "UPDATE events SET time = 0 WHERE position = 77")  # a finding, were it read
+    result = run("verify", "--anchor", "nowhere/anchor.txt", code=2)
+    assert "there is no folder for the anchors of nowhere/anchor.txt" in result.stderr
+    assert "hint: make " in result.stderr
+    assert result.stdout == ""
+
+
+def test_anchors_are_written_though_nobody_reads_the_verdict(chain: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [*COMMAND, "verify", "--anchor", "anchor.txt"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert done.returncode == 141
+    assert Path("anchor.txt").read_text().startswith("example.com/bank 6 ")
 
 
 # -- status -------------------------------------------------------------------------------------------
@@ -537,7 +570,9 @@ def test_bench_ends_by_itself_with_a_number_each() -> None:
         ["verify", "--chain", "sqlite:///eventchain.toml"],
         ["verify", "--chain", "sqlite:///events.db"],
         ["verify", "--store", "sqlite:///chain.db"],
-        ["verify", "--write-anchor", "nowhere/anchor.txt"],
+        ["verify", "--anchor", "nowhere/anchor.txt"],
+        ["verify", "--anchor", "eventchain.toml/anchor.txt"],
+        ["verify", "--anchor", os.devnull],
         ["verify", "--anchor", "chain.db"],
         ["status", "--rate", "fast"],
         ["status", "--rate", "-5"],
@@ -587,6 +622,50 @@ def test_a_reader_that_goes_away_is_no_error(chain: Path) -> None:
     os.close(writer)
     assert done.returncode == 141
     assert done.stderr == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("args", [["show", "1"], ["verify", "--json"], ["--help"]])
+def test_a_full_disk_is_a_message_and_exit_2(
+    chain: Path, args: list[str], unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, *args], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert "error: cannot write to standard output: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "ignored" not in done.stderr
+
+
+def test_closed_streams_are_no_trouble(chain: Path) -> None:
+    for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
+        script = f'"$@" {closed}'
+        done = subprocess.run(
+            ["sh", "-c", script, "sh", *COMMAND, "status", "--rate", "1M"], capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        assert ("total work" in done.stdout) == (closed == "2>&-")
+
+
+def test_an_interruption_at_the_very_start_is_quiet() -> None:
+    script = """if True:
+        import signal, sys
+        class Interrupts:  # as when Ctrl-C falls into the imports
+            def find_spec(self, name, path=None, target=None):
+                if name == sys.argv[1]:
+                    signal.raise_signal(signal.SIGINT)
+        sys.meta_path.insert(0, Interrupts())
+        from eventchain.__main__ import main
+        main()
+    """
+    for name in ("eventchain.cli", "click"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, name], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (130, "")
 
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
