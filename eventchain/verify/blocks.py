@@ -472,9 +472,10 @@ class _Walker:
             waiting = [block for block in tail if not block.mined]
             first = waiting[0].height if waiting else tail[0].height
             through = "nothing" if walk.sealed < 0 else f"block {walk.sealed}"
+            blocks_wait = "one block waits" if len(waiting) == 1 else f"{len(waiting):,} blocks wait"
             self._finding(
                 "unsealed-tail",
-                f"{len(waiting)} of the newest {len(tail)} blocks are not mined yet; sealed is {through}",
+                f"{blocks_wait} to be mined; sealed is {through}",
                 first,
                 notice=True,
             )

@@ -8,7 +8,7 @@ was altered or inserted; a leaf that no event fits has lost its event.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -22,7 +22,7 @@ from eventchain.formats.event import EVENT_SCHEMA, empty_batch
 from eventchain.formats.leaf import leaf_hashes
 from eventchain.formats.log import Hashes
 from eventchain.verify.blocks import Block, Walk
-from eventchain.verify.findings import Report
+from eventchain.verify.findings import Finding, Report
 from eventchain.verify.leaves import NOWHERE, LeafTable, Window
 
 NEAR = 64
@@ -37,6 +37,17 @@ NAMED = 1000
 """Findings of one kind that are named one by one; more are counted."""
 RUN = 8
 """More neighbours than this with the same fate are one finding."""
+NEVER = "was never sealed"
+PUSHED = "was never sealed; the event that stood here was moved"
+SALT = "cannot be proven: its salt was replaced"
+ALTERED = "is not the event that was sealed"
+MANY = {
+    NEVER: "were never sealed",
+    PUSHED: "were never sealed; the events that stood here were moved",
+    SALT: "cannot be proven: their salts were replaced",
+    ALTERED: "are not the events that were sealed",
+}
+"""What is said of one event, and of a run of them."""
 
 
 def safe_leaf_hashes(batch: Any, salts: NDArray[np.uint8]) -> Hashes:
@@ -134,6 +145,8 @@ class Diagnosis:
         self._altered_in_run: dict[int, int] = {}  # leaf by position -> the leaf it is moved to by its run
         self._rounds = ROUNDS
         self._counts: dict[str, int] = {}
+        self._last_run: Finding | None = None
+        self._last_run_ends = (NOWHERE, 0)  # its last leaf, and its place in the report
         self._tile = lru_cache(maxsize=512)(self._read_tile)
         self._sightless = lru_cache(maxsize=512)(self._lacks_pieces)
 
@@ -259,11 +272,11 @@ class Diagnosis:
         shift, self._shift = self._shift, None
         if shift is None:
             return
-        way = "down" if shift.by > 0 else "up"
+        way = "lower" if shift.by > 0 else "higher"
         self._report.add(
             "shifted",
-            f"{shift.count} events are shifted by {abs(shift.by)} from {shift.first_position} "
-            f"to {shift.last_position}: they stand that much further {way} than they were sealed",
+            f"shifted by {abs(shift.by)} from {shift.first_position} to {shift.last_position}: "
+            f"they stand at {way} positions than they were sealed at",
             origin=self._walk.origin,
             height=shift.block.height,
             position=shift.first_position,
@@ -376,18 +389,18 @@ class Diagnosis:
         if leaf == NOWHERE:
             if self._blind(events["position"][row].as_py()):
                 return None  # the piece that would know this position is a finding itself
-            return "inserted", "was never sealed"
+            return "inserted", NEVER
         if leaf >= self._walk.size:
             return None  # not in the chain yet
         if leaf in self._filled and leaf not in self._altered_in_run:
-            return "inserted", "was never sealed; the event that stood here was moved"
+            return "inserted", PUSHED
         target = self._altered_in_run.get(leaf, leaf)
         hashes, _, _, replaced = self._tile(target // TILE)
         if replaced[target % TILE]:
-            return "salt-replaced", "cannot be proven: its salt was replaced"
+            return "salt-replaced", SALT
         if not hashes[target % TILE].any() and self._table.is_torn(target // TILE):
             return None  # the tile that would know this leaf is a finding itself
-        return "altered", "is not the event that was sealed"
+        return "altered", ALTERED
 
     def _tell_run(
         self, fate: tuple[str, str] | None, events: Any, run: list[int], leaves: NDArray[np.int64]
@@ -400,16 +413,8 @@ class Diagnosis:
                 self._tell(kind, message, int(leaves[row]), events, row)
             return
         first, last = (events["position"][row].as_py() for row in (run[0], run[-1]))
-        leaf = int(leaves[run[0]])
-        block = self._walk.block_of(leaf) if leaf != NOWHERE else self._walk.block_over(first)
-        self._report.add(
-            kind,
-            f"{len(run)} events in a row: each {message}",
-            origin=self._walk.origin,
-            height=block.height if block else None,
-            position=first,
-            last=last,
-            count=len(run),
+        self._tell_many(
+            kind, MANY[message], (int(leaves[run[0]]), int(leaves[run[-1]])), (first, last), len(run)
         )
 
     def _missing(self, leaves: NDArray[np.int64]) -> None:
@@ -421,23 +426,38 @@ class Diagnosis:
             _, positions, replaced = self._table.beside(first, last + 1)
             if (positions == NOWHERE).all():
                 continue  # the piece that would know their positions is a finding itself
-            block = self._walk.block_of(first)
-            message = (
-                "is not in the event store"
-                if len(run) == 1
-                else f"{len(run)} events are not in the event store"
-            )
+            message = f"{'is' if len(run) == 1 else 'are'} not in the event store"
             if replaced.any():
                 message += " at the position recorded, and the record was edited"
+            kind = "salt-replaced" if replaced.any() else "missing"
+            self._tell_many(kind, message, (first, last), (int(positions[0]), int(positions[-1])), len(run))
+
+    def _tell_many(
+        self, kind: str, message: str, leaves: tuple[int, int], positions: tuple[int, int], count: int
+    ) -> None:
+        """One finding for a run of events, which goes on with the last one where they meet."""
+        before, (end, number) = self._last_run, self._last_run_ends
+        if (
+            before is not None
+            and (before.kind, before.message) == (kind, message)
+            and 0 <= end == leaves[0] - 1
+        ):
+            merged = replace(before, last=positions[1], count=before.count + count)
+            self._report.findings[number] = merged
+        else:
+            first = leaves[0]
+            block = self._walk.block_of(first) if first != NOWHERE else self._walk.block_over(positions[0])
+            number = len(self._report.findings)
             self._report.add(
-                "salt-replaced" if replaced.any() else "missing",
+                kind,
                 message,
                 origin=self._walk.origin,
                 height=block.height if block else None,
-                position=int(positions[0]),
-                last=int(positions[-1]) if len(run) > 1 else None,
-                count=len(run),
+                position=positions[0],
+                last=positions[1] if count > 1 else None,
+                count=count,
             )
+        self._last_run, self._last_run_ends = self._report.findings[number], (leaves[1], number)
 
     def _blind(self, position: int) -> bool:
         """Whether the position lies in a block whose pieces are missing."""

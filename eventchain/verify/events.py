@@ -144,7 +144,7 @@ class _Check:
         elif waiting:
             self._report.add(
                 "backlog",
-                f"{waiting} events are not in the chain yet",
+                "wait to be sealed" if waiting > 1 else "one event waits to be sealed",
                 origin=self.walk.origin,
                 count=waiting,
                 notice=True,
