@@ -17,7 +17,6 @@ multiplications that takes four clocks a step.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import hashlib
 import os
 import re
@@ -27,7 +26,7 @@ import time
 from typing import Any
 
 import numpy as np
-from _results import heading, write
+from _results import clock, heading, write
 from eventchain_kernels.native import cores, search_variants
 
 from eventchain.contracts.backend import NONCES, Device, Work
@@ -94,40 +93,6 @@ def minerd_rate(program: str, seconds: float) -> float:
         if totals:
             return statistics.median(float(n) * {"k": 1e3, "M": 1e6, "": 1}[unit] for n, unit in totals)
     raise SystemExit(f"{program} printed no rate")
-
-
-def clock() -> float:
-    """This core's clock in Hz just now: a chain of multiply and add takes four clocks a step."""
-    from llvmlite import binding
-
-    text = """
-    define i64 @chain(i64 %n, i64 %seed) {
-    entry: br label %loop
-    loop:
-      %i = phi i64 [0, %entry], [%j, %loop]
-      %x = phi i64 [%seed, %entry], [%z, %loop]
-      %y = mul i64 %x, %x
-      %z = add i64 %y, %seed
-      %j = add i64 %i, 1
-      %more = icmp ult i64 %j, %n
-      br i1 %more, label %loop, label %done
-    done: ret i64 %z
-    }"""
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    module = binding.parse_assembly(text)
-    engine = binding.create_mcjit_compiler(
-        module, binding.Target.from_default_triple().create_target_machine()
-    )
-    run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(
-        engine.get_function_address("chain")
-    )
-    best = 0.0
-    for _ in range(5):
-        began = time.perf_counter()
-        run(25_000_000, 3)
-        best = max(best, 4 * 25e6 / (time.perf_counter() - began))
-    return best
 
 
 def devices() -> dict[str, Device]:

@@ -5,25 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
-from eventchain_kernels.native import Spans, sha256_joined, sha256_rows
+from eventchain_kernels.native import Column, sha256_joined, sha256_rows
 
-__all__ = ["sha256_joined", "sha256_rows", "values"]
+__all__ = ["integers", "sha256_joined", "sha256_rows", "values"]
 
 _OFFSET_SIZES: dict[Any, int] = {pa.string(): 4, pa.binary(): 4, pa.large_string(): 8, pa.large_binary(): 8}
 
 
-def values(column: Any, field: int) -> Spans:
+def values(column: Any, field: int) -> Column:
     """The values of an Arrow string or binary column, each after its length in ``field`` bytes, big-endian;
     a null is a length of all ones and nothing behind it."""
-    if column.type not in _OFFSET_SIZES:
-        column = column.cast(pa.large_binary())
+    offset_size = _OFFSET_SIZES.get(column.type)
+    if offset_size is None:
+        return values(column.cast(pa.large_binary()), field)
     valid, offsets, data = column.buffers()
-    return Spans(
+    return Column(
         data=data.address if data is not None else 0,
         offsets=offsets.address if offsets is not None else 0,
-        offset_size=_OFFSET_SIZES[column.type],
+        offset_size=offset_size,
         valid=valid.address if valid is not None else 0,
         first=column.offset,
         field=field,
         owner=column,
     )
+
+
+def integers(column: Any) -> Column:
+    """The values of an Arrow int64 column without nulls, big-endian in 8 bytes."""
+    if column.null_count:
+        raise ValueError("a column of integers has nulls")
+    return Column(column.buffers()[1].address if len(column) else 0, first=column.offset, owner=column)

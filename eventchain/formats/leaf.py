@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventchain.errors import FormatError
-from eventchain.formats.hashing import sha256_joined, values
+from eventchain.formats.hashing import integers, sha256_joined, values
 
 MAGIC = b"eventchain/1\n"
 MAX_ENTRY = 65_535
@@ -46,18 +46,15 @@ def entry_leaves(batch: Any, commitment: NDArray[np.uint8]) -> NDArray[np.uint8]
 
     Raises FormatError for an event whose entry is longer than 65,535 bytes.
     """
-    numbers = np.empty((batch.num_rows, 3), ">i8")
-    for place, name in enumerate(("position", "version", "time")):
-        numbers[:, place] = batch[name].to_numpy()
+    position, version, time = (integers(batch[name]) for name in ("position", "version", "time"))
     stream, id_, type_ = (values(batch[name], 4) for name in ("stream", "id", "type"))
     lengths = np.empty(batch.num_rows, np.int64)
-    hashes = sha256_joined(
-        batch.num_rows, b"\x00" + MAGIC, numbers, stream, id_, type_, commitment, lengths=lengths
-    )
+    entry = MAGIC, position, version, time, stream, id_, type_, commitment
+    hashes = sha256_joined(batch.num_rows, b"\x00", *entry, lengths=lengths)
     if len(lengths) and (longest := int(lengths.max()) - 1) > MAX_ENTRY:  # less the byte 0x00
-        position = batch["position"][int(lengths.argmax())].as_py()
+        where = batch["position"][int(lengths.argmax())].as_py()
         raise FormatError(
-            f"the event at position {position} makes an entry of {longest} bytes with its stream, id and "
+            f"the event at position {where} makes an entry of {longest} bytes with its stream, id and "
             f"type; at most {MAX_ENTRY} are allowed",
             hint="shorten the event's stream, id or type; data and metadata may be of any length",
         )

@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from eventchain_kernels import native
-from eventchain_kernels.native import Spans, jit
+from eventchain_kernels.native import Column, jit
 from eventchain_kernels.native.hash_batch import WINDOW
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vectors import BITCOIN
 
-from eventchain.formats.hashing import values
+from eventchain.formats.hashing import integers, values
 from eventchain.formats.header import HEADER, header_hashes, meets_target
 from eventchain.mining.jobs import JOB
 
@@ -54,7 +54,7 @@ def digests(messages: list[bytes]) -> np.ndarray:
 # -- hashing ------------------------------------------------------------------------------------------
 
 
-def spans(messages: list[bytes | None], *, field: int = 0, skipped: int = 0, wide: bool = False) -> Spans:
+def spans(messages: list[bytes | None], *, field: int = 0, skipped: int = 0, wide: bool = False) -> Column:
     """The messages as Arrow holds them: a few more values before, and whatever bytes under a null."""
     array = pa.array([b"before"] * skipped + messages, pa.large_binary() if wide else pa.binary())
     return values(array.slice(skipped), field)
@@ -70,7 +70,9 @@ def field_of(message: bytes | None, width: int) -> bytes:
 def test_joined(variant, data, n):
     """Any parts in any order, and the messages' lengths."""
     parts, plain = [], [b""] * n
-    for kind in data.draw(st.lists(st.sampled_from(["bytes", "rows", "values"]), min_size=1, max_size=6)):
+    for kind in data.draw(
+        st.lists(st.sampled_from(["bytes", "rows", "integers", "values"]), min_size=1, max_size=6)
+    ):
         if kind == "bytes":
             part = data.draw(PREFIXES)
             more = [part] * n
@@ -78,6 +80,11 @@ def test_joined(variant, data, n):
             width, seed = data.draw(st.integers(0, 70)), data.draw(st.integers(0, 99))
             part = np.random.default_rng(seed).integers(0, 256, (n, width, 2), np.uint8)
             more = [row.tobytes() for row in part]
+        elif kind == "integers":
+            skipped = data.draw(st.integers(0, 9))
+            numbers = data.draw(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=n, max_size=n))
+            part = integers(pa.array([7] * skipped + numbers, pa.int64()).slice(skipped))
+            more = [number.to_bytes(8, "big", signed=True) for number in numbers]
         else:
             field, skipped = data.draw(st.sampled_from([0, 4, 8])), data.draw(st.integers(0, 9))
             drawn = data.draw(st.lists(st.none() | st.binary(max_size=300), min_size=n, max_size=n))

@@ -9,13 +9,12 @@ waits, and other Python threads run meanwhile.
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import addressof, c_int64, create_string_buffer
-from dataclasses import dataclass
 from functools import cache, partial
-from itertools import pairwise
-from typing import Any
+from itertools import chain, pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +30,11 @@ FASTEST_SEARCH = ("avx512", "sha", "avx2", "generic")
 """In order of speed, on every CPU that has them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spans:
-    """Values of any lengths as Arrow keeps them, one for each message, with their lengths before them.
+class Column(NamedTuple):
+    """A value for each message, as Arrow keeps them: integers, or bytes with their lengths before them.
 
-    data, offsets, valid: addresses of Arrow's buffers; valid is 0 where no value is null
+    data, offsets, valid: addresses of Arrow's buffers; integers (int64, written big-endian) have no offsets,
+        and valid is 0 where no value is null
     offset_size: bytes of an offset, 4 or 8
     first: index of the first value in these buffers
     field: bytes of the big-endian length before each value, 0, 4 or 8; a null has a length of all ones
@@ -43,15 +42,15 @@ class Spans:
     """
 
     data: int
-    offsets: int
-    offset_size: int
+    offsets: int = 0
+    offset_size: int = 8
     valid: int = 0
     first: int = 0
-    field: int = 0
+    field: int = 8
     owner: Any = None
 
 
-Part = bytes | Spans | NDArray[Any]
+Part = bytes | Column | NDArray[Any]
 """A part of n messages: the same bytes in all, a value for each, or a row for each of an array (n, ...)."""
 
 
@@ -67,19 +66,13 @@ def sha256_joined(
     if not count:
         return out
     run = _hash_joined()
-    described: list[int] = []
-    owners: list[Any] = []
-    for part in parts:
-        words, owner = _described(part, count)
-        described += words
-        owners.append(owner)
-    table = (c_int64 * len(described))(*described)
-    if lengths is None:
-        lengths = np.empty(count, np.int64)
-    where = (addressof(table), len(parts)), (int(padded), _address(out), _address(lengths))
+    described, owners = zip(*[_described(part, count) for part in parts], strict=True)
+    table = array("q", chain.from_iterable(described))
+    where = table.buffer_info()[0], len(parts)
+    results = int(padded), _address(out), 0 if lengths is None else _address(lengths)
 
     def work(first: int, stop: int) -> None:
-        run(*where[0], first, stop, *where[1])
+        run(*where, first, stop, *results)
 
     shares = min(4 * cores(), count // MIN_SHARE)
     if shares < 2 or cores() < 2:
@@ -141,6 +134,11 @@ def search_variants() -> list[str]:
     return [name for name in FASTEST_SEARCH if name in jit.variants()]
 
 
+def hashing_variant() -> str:
+    """The fastest variant of hashing that this CPU can run."""
+    return next(name for name in FASTEST_HASHING if name in jit.variants())
+
+
 def cores() -> int:
     """CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -150,27 +148,28 @@ def cores() -> int:
 
 @cache
 def _hash_joined() -> Callable[..., None]:
-    return jit.function("hash_joined", next(name for name in FASTEST_HASHING if name in jit.variants()))
+    return jit.function("hash_joined", hashing_variant())
 
 
 def _described(part: Part, count: int) -> tuple[tuple[int, ...], Any]:
     """A part as ``hash_batch`` wants it, and what must stay alive for it."""
     if isinstance(part, bytes):
-        held = create_string_buffer(part, len(part)) if part else None
-        return (addressof(held) if held else 0, 0, len(part), 0, 0, 0, 0, 0, 0), held
-    if isinstance(part, Spans):
-        shift = 64 - 8 * part.field if part.field else 0
-        span = (part.offsets, part.offset_size, part.valid, part.first, part.field, shift)
-        return (part.data, 0, 0, *span), part
+        part = np.frombuffer(part or b"\0", np.uint8)[: len(part)]
+        return (_address(part), 0, part.nbytes, 0, 0, 0, 0, 0, 0), part
+    if isinstance(part, Column):
+        data, offsets, offset_size, valid, first, field, _ = part
+        if not offsets:
+            return (data + 8 * first, 8, 0, 0, 0, 0, 0, 8, 0), part
+        return (data, 0, 0, offsets, offset_size, valid, first, field, 64 - 8 * field & 63), part
     if len(part) != count:
         raise ValueError(f"{len(part)} rows are given for {count} messages")
-    if not part[0].flags.c_contiguous:
+    if not part.flags.c_contiguous and not part[0].flags.c_contiguous:
         part = np.ascontiguousarray(part)
     return (_address(part), part.strides[0], part.nbytes // count, 0, 0, 0, 0, 0, 0), part
 
 
-def _address(array: NDArray[Any]) -> int:
-    return int(array.__array_interface__["data"][0])  # what array.ctypes.data gives, in less time
+def _address(values: NDArray[Any]) -> int:
+    return int(values.__array_interface__["data"][0])  # as values.ctypes.data, in less time
 
 
 def _in_threads(tasks: list[Callable[[], None]]) -> None:

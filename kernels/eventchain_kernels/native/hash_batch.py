@@ -18,13 +18,14 @@ from eventchain_kernels.native.sha256 import INITIAL, QUAD, Lanes, ShaExtensions
 ARGUMENTS = ("parts", "part_count", "first", "stop", "padded", "out", "lengths")
 """parts: address of part_count descriptions (below); first, stop: messages; padded: 1, or 0 to leave padding
 out (messages are whole blocks); out: address of 32 bytes a message; lengths: of an i64 a message, set to its
-length in bytes."""
+length in bytes, or 0."""
 
 DATA, STRIDE, SIZE, OFFSETS, OFFSET_SIZE, VALID, FIRST, FIELD, SHIFT, PART_SIZE = range(0, 80, 8)
-"""A part of every message, in i64. Message i has ``size`` bytes at ``data + i·stride``; or, where there are
-``offsets`` (an address, not 0), what an Arrow array of ``offset_size`` 4 or 8 has as value ``first + i``:
-nothing where its bitmap ``valid`` (an address, or 0) says null. Before it stands its length, big-endian in
-``field`` bytes, 0, 4 or 8, all ones for null; shift: 64 − 8·field, or 0 for no field."""
+"""A part of every message, in i64. Rows: message i has ``size`` bytes at ``data + i·stride``. With a field of
+4 or 8 bytes: what an Arrow array has as value ``first + i``, its length before it, big-endian in so many
+bytes; ``offsets`` (an address) of ``offset_size`` 4 or 8; where the bitmap ``valid`` (an address, or 0) says
+null, the length is all ones and nothing follows. Field but no offsets: an i64, big-endian. Shift: 64 − 8·field
+if there is one, or 0."""
 
 ITEM, PART, TAKEN, TOTAL, BLOCK, END, DONE, LANE_SIZE = range(0, 64, 8)
 """What is known of a lane, in i64. item: its message, or −1; part, taken: part to be copied next, and how
@@ -86,7 +87,8 @@ def build(module: ir.Module, lanes: int, sha_extensions: bool) -> None:
                     for word in range(8):
                         value = swap(b, code.load(I32, code.at(state, place(lane, word), 4), 4))
                         code.store(value, b.add(code.at(out, mine, 32), I64(4 * word)))
-                    code.store(code.load(I64, b.add(me, I64(TOTAL)), 8), code.at(lengths, mine), 8)
+                    with b.if_then(b.icmp_unsigned("!=", lengths, I64(0))):
+                        code.store(code.load(I64, b.add(me, I64(TOTAL)), 8), code.at(lengths, mine), 8)
                     begin(lane)
                 with more:
                     b.call(fill, [me, code.at(windows, lane, WINDOW + SPARE), parts, part_count, padded])
@@ -167,7 +169,7 @@ def _copy(code: Code, target: Any, source: Any, size: Any) -> None:
 
 
 def _value(code: Code, part: Any, item: Any) -> tuple[Any, Any, Any]:
-    """Where the part of this message lies, its size, and the size as its field says it."""
+    """Where the part of this message lies, its size, and what its field says."""
     b = code.builder
 
     def get(word: int) -> Any:
@@ -177,7 +179,10 @@ def _value(code: Code, part: Any, item: Any) -> tuple[Any, Any, Any]:
     size = code.variable(get(SIZE))
     said = code.variable(size.get())
     offsets = get(OFFSETS)
-    with b.if_then(b.icmp_unsigned("!=", offsets, I64(0))):
+    nothing = b.icmp_unsigned("==", offsets, I64(0))
+    with b.if_then(b.and_(nothing, b.icmp_unsigned("!=", get(FIELD), I64(0)))):
+        said.set(code.load(I64, source.get()))
+    with b.if_then(b.not_(nothing)):
         index = b.add(item, get(FIRST))
         begin, end = code.variable(I64(0)), code.variable(I64(0))
         with b.if_else(b.icmp_unsigned("==", get(OFFSET_SIZE), I64(4))) as (narrow, wide):
