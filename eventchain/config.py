@@ -79,6 +79,8 @@ class Config:
                 f"there is no configuration file {path}",
                 hint="`eventchain init` writes one; -C names one elsewhere",
             ) from None
+        except IsADirectoryError:
+            raise ConfigError(f"{path} is a folder", hint=f"name the file: {path / DEFAULT_FILE}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read {path}: {error}", hint="it is a TOML file in UTF-8") from error
         return cls.parse(text, path)
@@ -108,8 +110,13 @@ class Config:
 
 
 def resolve(url: str, folder: Path) -> str:
-    """The URL with a relative SQLite path (``sqlite:///events.db``, three slashes) made absolute."""
+    """The URL with a relative SQLite path (``sqlite:///events.db``, three slashes) made absolute. Raises
+    ConfigError for SQLite's name of a database in memory."""
     scheme, separator, path = url.partition(":///")
+    if separator and scheme.endswith("sqlite") and path.partition("?")[0] == ":memory:":
+        raise ConfigError(
+            f"{url} would be gone when the command ends", hint="name a file: sqlite:///chain.db"
+        )
     if not separator or not scheme.endswith("sqlite") or not path or path.startswith("/"):
         return url
     # SQLAlchemy's reading: % starts an escape, ? the query; everything else may stand as it is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,18 +12,22 @@ from typing import Any
 import click
 
 from eventchain.cli.common import (
+    about,
     announce,
     config_option,
+    console,
     device_options,
-    duration,
     json_option,
     note,
     print_json,
     quantity,
     say_set_aside,
 )
+from eventchain.cli.progress import shown
 
 MEASURE_SECONDS = 0.3
+LONG = 60.0
+"""Seconds a block above which there is a warning."""
 
 
 @click.command("init")
@@ -88,7 +93,7 @@ def command(
     """
     from eventchain.assembly import Chain
     from eventchain.chainstores import open_chain_store
-    from eventchain.config import Mining, render, resolve, sqlite_path
+    from eventchain.config import Mining, render, resolve, sqlite_path, write_atomically
     from eventchain.errors import ConfigError
     from eventchain.eventstores import open_event_store
     from eventchain.formats.anchor import Anchor
@@ -104,15 +109,13 @@ def command(
     folder = config_file.resolve().parent
     if not folder.is_dir():
         raise ConfigError(f"there is no folder {folder}", hint="make it first")
-    origin = check_origin(origin or _name_of(folder))
+    origin = check_origin(_name_of(folder) if origin is None else origin)
     bits = bits_for_difficulty(difficulty)
     store_url, chain_url = resolve(store, folder), resolve(chain, folder)
     store_file, chain_file = sqlite_path(store_url), sqlite_path(chain_url)
     if store_file is not None and store_file == chain_file:
         raise ConfigError("the event store and the chain store are one file", hint="give each its own")
 
-    choice = choose(backend or AUTO, device)
-    announce(choice)
     with _or_nothing() as claim, ExitStack() as stack:
         if chain_file is not None and not claim(chain_file):
             raise ConfigError(
@@ -122,21 +125,29 @@ def command(
         stack.callback(events.close)
         policy = Policy(bits, block_events, lag, late, events.source)
         opened = stack.enter_context(Chain(events, open_chain_store(chain_url, create=True)))
+        choice = choose(backend or AUTO, device)
+        announce(choice)
+        rate = sum(measure(one, MEASURE_SECONDS / len(choice.devices)) for one in choice.devices)
+        hashes = work_of(bits)
+        cost = f"{quantity(hashes)} hashes a block, {about(hashes / rate)} on this host"
+        _announce_cost(cost, hashes / rate, rate)
         with opened.sealing(choice, say_set_aside) as sealer:
             with opened.store.transaction():
                 genesis = sealer.builder.add_genesis(origin, policy)
             sealer.build(genesis)
-            sealer.seal_all()
+            with shown(sealer, None, block_events, console(err=True)) as report:
+                sealer.seal_all(report)
             trunk = sealer.builder.trunk
             assert trunk.sealed is not None  # seal_all returns when everything is sealed
             anchor = Anchor(origin, 0, trunk.link, trunk.sealed.seal)
-        rate = sum(measure(one, MEASURE_SECONDS / len(choice.devices)) for one in choice.devices)
         mining = Mining(backend or AUTO, device, block_events)
         if not claim(config_file):
             raise ConfigError(f"{config_file} exists already", hint="another init was faster")
-        config_file.write_text(render(store, chain, anchor, mining), encoding="utf-8")
+        try:
+            write_atomically(config_file, render(store, chain, anchor, mining))
+        except OSError as error:
+            raise ConfigError(f"cannot write {config_file}: {error.strerror}") from error
 
-    hashes = work_of(bits)
     result: dict[str, Any] = {
         "config": str(config_file),
         "origin": origin,
@@ -154,10 +165,7 @@ def command(
     click.echo(f"chain       {origin} in {chain}")
     click.echo(f"events      {store} ({events.source})")
     click.echo(f"policy      {policy}")
-    click.echo(
-        f"difficulty  {difficulty:g} bits: {quantity(hashes)} hashes a block, about "
-        f"{duration(hashes / rate)} on this host ({choice.name}, {quantity(rate, 'H/s')})"
-    )
+    click.echo(f"difficulty  {difficulty:g} bits: {cost} ({choice.name}, {quantity(rate, 'H/s')})")
     click.echo(f"anchor      {anchor}")
     note(
         f"Keep the anchor outside the reach of whoever administers the stores; {config_file} holds it too. "
@@ -186,6 +194,15 @@ def _or_nothing() -> Iterator[Callable[[Path], bool]]:
             for suffix in ("", "-wal", "-shm", "-journal", ".lock"):
                 file.with_name(file.name + suffix).unlink(missing_ok=True)
         raise
+
+
+def _announce_cost(cost: str, seconds: float, rate: float) -> None:
+    note(f"mining the genesis: {cost}")
+    if seconds > LONG:
+        note(
+            f"warning: every block takes that long here. --difficulty {max(0, math.floor(math.log2(rate)))} "
+            "would be a second or so; Ctrl-C now leaves nothing behind."
+        )
 
 
 def _name_of(folder: Path) -> str:

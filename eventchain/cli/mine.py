@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,23 +10,21 @@ from typing import TYPE_CHECKING
 import click
 
 from eventchain.cli.common import (
-    Ticker,
     announce,
     config_option,
     console,
+    counted,
     device_options,
     duration,
     json_option,
     note,
     print_json,
-    quantity,
     say_set_aside,
 )
+from eventchain.cli.progress import shown
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from eventchain.chain.sealing import Progress, Sealer
+    from eventchain.chain.sealing import Progress
 
 
 @click.command("mine")
@@ -74,7 +70,7 @@ def command(
                 trunk = sealer.builder.trunk
                 limit = block_events or chain.mining.block_events or trunk.policy.events
                 head = chain.events.head()
-                with _shown(sealer, head, limit, console(err=True)) as report:
+                with shown(sealer, head, limit, console(err=True)) as report:
                     (sealer.link_backlog if link_only else sealer.seal_backlog)(limit, report)
         except KeyboardInterrupt:
             note("What is sealed is kept; the next `eventchain mine` goes on from here.")
@@ -97,93 +93,16 @@ def _summary(progress: Progress, seconds: float, unsealed: int, link_only: bool,
             }
         )
         return
+    built, sealed = counted(progress.blocks_built, "block"), counted(progress.blocks_sealed, "block")
     if link_only:
-        click.echo(
-            f"linked {events:,} events in {progress.blocks_built:,} blocks in {duration(seconds)}; "
-            f"{unsealed:,} blocks wait to be mined"
-        )
+        done = f"linked {counted(events, 'event')} in {built} in {duration(seconds)}"
+        wait = f"{counted(unsealed, 'block')} to be mined"
+        click.echo(f"{done if progress.blocks_built else 'nothing to link'}; {wait}")
+        return
+    if not progress.blocks_sealed:
+        click.echo("nothing to seal: every event is sealed already")
         return
     click.echo(
-        f"sealed {events:,} events in {progress.blocks_sealed:,} blocks in {duration(seconds)}: "
+        f"sealed {counted(events, 'event')} in {sealed} in {duration(seconds)}: "
         f"{events / seconds:,.0f} events/s, {progress.hashes / seconds / 1e6:.2f} MH/s"
     )
-
-
-# -- progress -----------------------------------------------------------------------------------------
-
-
-class Outlook:
-    """How long a sealing run still takes, from its pace so far."""
-
-    def __init__(self, sealer: Sealer, head: int | None, block_events: int) -> None:
-        from eventchain.formats.header import work_of
-
-        self._sealer = sealer
-        self._head = -1 if head is None else head
-        self._block_events = min(block_events, sealer.builder.trunk.policy.events)
-        self._work = work_of(sealer.builder.trunk.policy.bits)
-        self._start = self._position()
-        self._began = time.monotonic()
-
-    def _position(self) -> int:
-        position = self._sealer.builder.trunk.position
-        return -1 if position is None else position
-
-    def blocks_left(self) -> int:
-        """Blocks to seal still; those not built yet as if every position held an event."""
-        rest = max(0, self._head - self._position())
-        return self._sealer.builder.trunk.unsealed + -(-rest // self._block_events)
-
-    def seconds(self) -> float | None:
-        """None while nothing is known of the pace."""
-        progress, position = self._sealer.progress, self._position()
-        rest = max(0, self._head - position)
-        hashes = progress.expected_hashes + -(-rest // self._block_events) * self._work
-        mining = hashes / progress.rate if progress.rate else None
-        elapsed = time.monotonic() - self._began
-        building = rest * elapsed / (position - self._start) if position > self._start else None
-        known = [seconds for seconds in (mining, building) if seconds is not None]
-        return max(known) if known else None
-
-
-@contextmanager
-def _shown(
-    sealer: Sealer, head: int | None, block_events: int, out: Console
-) -> Iterator[Callable[[Progress], None]]:
-    """A callback that shows progress: a line that is redrawn, or plain lines every few seconds."""
-    outlook = Outlook(sealer, head, block_events)
-
-    def line(progress: Progress) -> str:
-        left = outlook.seconds()
-        return (
-            f"{progress.events_sealed:,} events sealed, {quantity(progress.rate, 'H/s')}, "
-            f"{duration(left) if left is not None else '?'} left"
-        )
-
-    if not out.is_terminal:
-        due = Ticker()
-
-        def plain(progress: Progress) -> None:
-            if due():
-                note(f"{progress.blocks_sealed:,} of {_total(progress):,} blocks, {line(progress)}")
-
-        def _total(progress: Progress) -> int:
-            return progress.blocks_sealed + outlook.blocks_left()
-
-        yield plain
-        return
-
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("blocks"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Bar(*columns, console=out, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        due = Ticker(0.1)
-
-        def drawn(progress: Progress) -> None:
-            if due():
-                total = progress.blocks_sealed + outlook.blocks_left()
-                bar.update(task, completed=progress.blocks_sealed, total=total, description=line(progress))
-
-        yield drawn

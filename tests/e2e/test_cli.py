@@ -128,6 +128,9 @@ def test_init_overwrites_nothing(chain: Path) -> None:
         ["--backend", "reference", "--device", "7"],
         ["--backend", "nonsense"],
         ["--origin", "No Origin"],
+        ["--origin", ""],
+        ["--chain", "sqlite:///:memory:"],
+        ["--store", "sqlite:///:memory:"],
         ["--chain", "nonsense://x"],
         ["--store", "nonsense://x"],
         ["--store", "eventsourcing+sqlite:///absent.db"],
@@ -141,18 +144,25 @@ def test_a_failed_init_leaves_nothing_behind(args: list[str], tmp_path: Path) ->
     options = args if "--backend" in args else [*args, "--backend", "reference"]
     result = run("init", "-C", tmp_path / "eventchain.toml", *options, code=2)
     assert result.stderr
+    assert "backend reference" not in result.stderr  # all is checked before devices are measured
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_an_interrupted_init_leaves_nothing_behind(tmp_path: Path, number: int, code: int) -> None:
     # 2^60 hashes: it would mine its genesis for ever.
     process = subprocess.Popen(
         [*COMMAND, "init", "--difficulty", "60", "--backend", "reference"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    _wait(lambda: _size(tmp_path / "chain.db") > 0)
+    assert process.stderr is not None
+    said = [process.stderr.readline() for _ in range(3)]  # before the genesis is mined
+    assert said[1].startswith("mining the genesis: 1.15 E hashes a block, about ")
+    assert "warning: every block takes that long" in said[2]
     time.sleep(0.3)
+    assert _size(tmp_path / "chain.db") > 0
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == code
@@ -205,6 +215,8 @@ def test_mine_reports_what_it_did(chain: Path) -> None:
     assert "backend reference: hashlib" in result.stderr
     again = json.loads(run("mine", "--json").stdout)
     assert (again["events_built"], again["blocks_sealed"]) == (0, 0)
+    assert run("mine").stdout.startswith("nothing to seal")
+    assert "nothing to link" in run("mine", "--link-only").stdout
 
 
 def test_linked_blocks_are_mined_later(chain: Path) -> None:

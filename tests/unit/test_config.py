@@ -74,6 +74,8 @@ def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, said: str, h
 def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no configuration file"):
         Config.load(tmp_path / "nowhere.toml")
+    with pytest.raises(ConfigError, match=r"is a folder \(name the file: .*/eventchain.toml"):
+        Config.load(tmp_path)
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot read"):
         Config.load(tmp_path / "binary.toml")
@@ -93,6 +95,14 @@ def test_relative_paths_are_in_the_files_folder_whatever_its_name(tmp_path: Path
     open_event_store(resolve("sqlite:///events.db", folder), create=True).close()
     assert {"chain.db", "events.db"} <= set(os.listdir(folder))
     assert sqlite_path(url) == folder / "chain.db"
+
+
+def test_a_database_in_memory_is_refused(tmp_path: Path) -> None:
+    for url in ("sqlite:///:memory:", "eventsourcing+sqlite:///:memory:", "sqlite:///:memory:?x=y"):
+        with pytest.raises(ConfigError, match="would be gone"):
+            resolve(url, tmp_path)
+        with pytest.raises(ConfigError, match="would be gone"):
+            load(tmp_path, f'store = "{url}"\nchain = "sqlite:///c.db"\n')
 
 
 def test_other_urls_stay_as_they_are(tmp_path: Path) -> None:
