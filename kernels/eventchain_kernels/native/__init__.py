@@ -74,10 +74,10 @@ def sha256_joined(
     def work(first: int, stop: int) -> None:
         run(*where, first, stop, *results)
 
-    shares = min(4 * cores(), count // MIN_SHARE)
-    if shares < 2 or cores() < 2:
+    if count < 2 * MIN_SHARE or cores() < 2:
         work(0, count)
     else:
+        shares = min(4 * cores(), count // MIN_SHARE)
         bounds = [count * i // shares for i in range(shares + 1)]
         _in_threads([partial(work, a, b) for a, b in pairwise(bounds)])
     del owners  # until now they kept alive what was hashed

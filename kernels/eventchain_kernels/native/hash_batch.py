@@ -24,8 +24,8 @@ DATA, STRIDE, SIZE, OFFSETS, OFFSET_SIZE, VALID, FIRST, FIELD, SHIFT, PART_SIZE 
 """A part of every message, in i64. Rows: message i has ``size`` bytes at ``data + i·stride``. With a field of
 4 or 8 bytes: what an Arrow array has as value ``first + i``, its length before it, big-endian in so many
 bytes; ``offsets`` (an address) of ``offset_size`` 4 or 8; where the bitmap ``valid`` (an address, or 0) says
-null, the length is all ones and nothing follows. Field but no offsets: an i64, big-endian. Shift: 64 − 8·field
-if there is one, or 0."""
+null, the length is all ones and nothing follows. No offsets: an i64, big-endian. Shift: 64 − 8·field,
+or 0 without one."""
 
 ITEM, PART, TAKEN, TOTAL, BLOCK, END, DONE, LANE_SIZE = range(0, 64, 8)
 """What is known of a lane, in i64. item: its message, or −1; part, taken: part to be copied next, and how
