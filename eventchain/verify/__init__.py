@@ -13,10 +13,11 @@ from eventchain.contracts.event_store import EventStore
 from eventchain.errors import FormatError
 from eventchain.formats.anchor import Anchor
 from eventchain.formats.manifest import Manifest, base_origin
-from eventchain.verify.blocks import Walk, walk_branch
+from eventchain.verify.blocks import walk_branch
 from eventchain.verify.events import check_branch, check_store
 from eventchain.verify.findings import Finding, Report
 from eventchain.verify.tree import check_anchors, check_children, check_snapshots
+from eventchain.verify.walk import Walk
 
 __all__ = ["Finding", "Report", "verify"]
 

@@ -21,9 +21,9 @@ from eventchain.errors import FormatError
 from eventchain.formats.event import EVENT_SCHEMA, empty_batch
 from eventchain.formats.leaf import leaf_hashes
 from eventchain.formats.log import Hashes
-from eventchain.verify.blocks import Block, Walk
 from eventchain.verify.findings import Finding, Report
 from eventchain.verify.leaves import NOWHERE, LeafTable, Window
+from eventchain.verify.walk import Block, Walk
 
 NEAR = 64
 """How many leaves to each side are tried for the first event of a shifted run."""

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from eventchain.contracts.chain_store import TILE, ChainStore
 from eventchain.formats.log import TILE_LEVELS, Frontier, Hashes, roots_of, tile_roots
-from eventchain.verify.blocks import Block, Walk
 from eventchain.verify.findings import Report
+from eventchain.verify.walk import Block, Walk
 
 WINDOW = 65_536
 """Leaves read at a time, at least; a window ends with a block."""

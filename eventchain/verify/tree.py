@@ -11,8 +11,8 @@ import numpy as np
 from eventchain.contracts.chain_store import ChainStore
 from eventchain.formats.anchor import Anchor
 from eventchain.formats.manifest import Pointer
-from eventchain.verify.blocks import Walk
 from eventchain.verify.findings import Report
+from eventchain.verify.walk import Walk
 
 
 def check_children(walks: dict[str, Walk], report: Report) -> None:
