@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eventchain.cli.common import config_option, duration, json_option, note, print_json
+from eventchain.cli.common import config_option, counted, duration, json_option, note, print_json
 
 if TYPE_CHECKING:
     from eventchain.contracts.event_store import EventStore
@@ -28,9 +28,10 @@ def import_command(file: Path, config_file: Path, as_json: bool) -> None:
     anew, in the file's order; data bytes are kept as they stand.
     """
     from eventchain.config import Config
-    from eventchain.errors import ConfigError
+    from eventchain.errors import ConfigError, ConflictError, FormatError
     from eventchain.eventstores import open_event_store
     from eventchain.interchange import read_events
+    from eventchain.interchange.conflict import Watched, explained
 
     store = open_event_store(Config.load(config_file).store)
     try:
@@ -40,35 +41,46 @@ def import_command(file: Path, config_file: Path, as_json: bool) -> None:
                 hint="let that application append its events",
             )
         began = time.monotonic()
-        count = store.append_batches(read_events(file))
+        batches = Watched(read_events(file))
+        try:
+            count = store.append_batches(batches)
+        except ConflictError as error:
+            raise explained(error, file, batches.last, _batches(store)) from error
         seconds = time.monotonic() - began
+    except (FormatError, ConflictError) as error:
+        raise type(error)(f"{error.message}; nothing was imported", hint=error.hint) from error
     finally:
         store.close()
     if as_json:
         print_json({"events": count, "seconds": round(seconds, 3)})
     else:
-        click.echo(f"imported {count:,} events in {duration(seconds)}")
+        click.echo(f"imported {counted(count, 'event')} in {duration(seconds)}")
 
 
 @click.command("export")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--force", is_flag=True, help="Replace FILE when it exists.")
 @config_option
-def export_command(file: Path, config_file: Path) -> None:
+def export_command(file: Path, force: bool, config_file: Path) -> None:
     """Write all events to FILE.
 
     FILE is CloudEvents 1.0 as JSON Lines (.jsonl, .jsonl.gz, or - for stdout) or Parquet (.parquet). It
     appears only when it is complete. Positions are given anew when it is imported.
     """
     from eventchain.config import Config
+    from eventchain.errors import ConfigError
     from eventchain.eventstores import open_event_store
     from eventchain.interchange import write_events
+    from eventchain.interchange.files import STANDARD
 
+    if str(file) != STANDARD and file.exists() and not force:
+        raise ConfigError(f"{file} exists already", hint="--force replaces it")
     store = open_event_store(Config.load(config_file).store)
     try:
         count = write_events(_batches(store), file)
     finally:
         store.close()
-    note(f"exported {count:,} events")
+    note(f"exported {counted(count, 'event')}")
 
 
 def _batches(store: EventStore) -> Iterator[Any]:

@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import islice
 from typing import IO, Any, cast
 
 import pyarrow as pa
@@ -28,11 +29,7 @@ def read(path: str | os.PathLike[str]) -> Iterator[Any]:
     Blank lines and a byte order mark are passed over. Raises FormatError with the number of the line.
     """
     versions, events, size, count = Versions(), [], 0, 0
-    for number, line in _lines(path):
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        if line.isspace() or not line:
-            continue
+    for number, line in _events(path):
         try:
             events.append(from_line(line, versions))
         except FormatError as error:
@@ -60,6 +57,20 @@ def write(batches: Iterable[Any], path: str | os.PathLike[str]) -> int:
                 file.write(to_line(Event(*row), versions) + b"\n")
             count += batch.num_rows
     return count
+
+
+def line_of(path: str | os.PathLike[str], row: int) -> int:
+    """The number of the line where the event ``row``, counted from 0, stands."""
+    return next(islice(_events(path), row, None))[0]
+
+
+def _events(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
+    """The lines that are events, with their numbers from 1."""
+    for number, line in _lines(path):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if line and not line.isspace():
+            yield number, line
 
 
 def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:

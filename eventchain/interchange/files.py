@@ -26,11 +26,43 @@ def read_events(path: str | os.PathLike[str]) -> Iterator[Any]:
     """
     from eventchain.interchange import cloudevents, parquet
 
-    if os.fspath(path) != STANDARD:
-        with opened(path) as file:
-            if file.read(4) == parquet.MAGIC:
-                return parquet.read(path)
+    if _is_parquet(path):
+        return parquet.read(path)
     return cloudevents.read(path)
+
+
+def place(path: str | os.PathLike[str], row: int, *, short: bool = False) -> str:
+    """Where the event of this number, counted from 0, stands in a file: ``events.jsonl, line 7``; ``short``
+    leaves the file's name out."""
+    from eventchain.interchange import cloudevents
+
+    if read_once(path):
+        where = f"event {row + 1}"
+    else:
+        where = f"row {row}" if _is_parquet(path) else f"line {cloudevents.line_of(path, row)}"
+    return where if short else f"{_called(path)}, {where}"
+
+
+def read_once(path: str | os.PathLike[str]) -> bool:
+    """Whether what is read is gone: standard input, a pipe."""
+    return os.fspath(path) == STANDARD or Path(path).is_fifo()
+
+
+def _called(path: str | os.PathLike[str]) -> str:
+    return "standard input" if os.fspath(path) == STANDARD else os.fspath(path)
+
+
+def _is_parquet(path: str | os.PathLike[str]) -> bool:
+    """By what it begins with, or by its name when it is damaged. Raises FormatError for a file that is empty
+    and of a kind that never is."""
+    name = os.fspath(path)
+    if read_once(path):
+        return False
+    with opened(path) as file:
+        begins = file.peek(4)[:4]
+    if not begins and name.endswith((PARQUET, ".gz")):
+        raise FormatError(f"{name} is empty", hint="was it written to its end?")
+    return begins == b"PAR1" or name.endswith(PARQUET)
 
 
 def write_events(batches: Iterable[Any], path: str | os.PathLike[str]) -> int:
@@ -71,8 +103,12 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
         return
     try:
         file = open(path, "rb")  # noqa: SIM115  (closed below; only opening is translated)
+    except FileNotFoundError as error:
+        hint = f"a relative name starts from the folder {Path.cwd()}"
+        raise StoreError(f"cannot read {os.fspath(path)}: {error.strerror}", hint=hint) from error
     except OSError as error:
-        raise StoreError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
+        hint = "give a file that you may read"
+        raise StoreError(f"cannot read {os.fspath(path)}: {error.strerror}", hint=hint) from error
     with file:
         yield file
 
@@ -99,5 +135,4 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def line_error(path: str | os.PathLike[str], number: int, error: FormatError) -> FormatError:
-    name = "standard input" if os.fspath(path) == STANDARD else os.fspath(path)
-    return FormatError(f"{name}, line {number}: {error.message}", hint=error.hint)
+    return FormatError(f"{_called(path)}, line {number}: {error.message}", hint=error.hint)

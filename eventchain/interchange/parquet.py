@@ -14,7 +14,6 @@ from eventchain.errors import ConfigError, FormatError
 from eventchain.formats.event import EVENT_SCHEMA
 from eventchain.interchange.files import STANDARD, opened, replaced
 
-MAGIC = b"PAR1"
 ROWS = 32_768
 _KINDS = {
     pa.int64(): (pa.types.is_integer, "integers"),
@@ -41,7 +40,9 @@ def read(path: str | os.PathLike[str]) -> Iterator[Any]:
                 yield pa.RecordBatch.from_arrays(columns, schema=EVENT_SCHEMA)
                 count += batch.num_rows
     except (pa.ArrowException, OSError) as error:  # for damaged pages Arrow raises OSError
-        raise FormatError(f"{name} cannot be read as Parquet: {error}") from error
+        raise FormatError(
+            f"{name} cannot be read as Parquet: {error}", hint="is the file complete?"
+        ) from error
 
 
 def write(batches: Iterable[Any], path: str | os.PathLike[str]) -> int:

@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
@@ -32,6 +34,7 @@ from eventchain.contracts.event_store import NewEvent
 from eventchain.eventstores import open_event_store
 from eventchain.formats.header import bits_for_difficulty
 from eventchain.formats.policy import Policy
+from eventchain.interchange import read_events
 from eventchain.mining.backends import survey
 
 PERMITS = Path(__file__).parents[3] / "shared" / "data" / "permits.cloudevents.jsonl.gz"
@@ -738,6 +741,7 @@ def test_events_come_back_from_every_kind_of_file(chain: Path, tmp_path: Path) -
     assert len(exported.splitlines()) == EVENTS
     for name in ("events.jsonl", "events.jsonl.gz", "events.parquet"):
         assert f"exported {EVENTS} events" in run("export", name).stderr
+        assert "--force replaces it" in run("export", name, code=2).stderr
     assert Path("events.jsonl").read_bytes() == exported
     other = tmp_path / "other.toml"
     urls = ["--store", "sqlite:///b.db", "--chain", "sqlite:///c.db"]
@@ -746,11 +750,11 @@ def test_events_come_back_from_every_kind_of_file(chain: Path, tmp_path: Path) -
     done = subprocess.run(piped, input=exported, capture_output=True, check=True)
     assert done.stdout.startswith(b"imported 300 events")
     for name in ("events.jsonl", "events.jsonl.gz", "events.parquet"):
-        run("export", "again.jsonl", "-C", other)
+        run("export", "again.jsonl", "-C", other, "--force")
         assert Path("again.jsonl").read_bytes() == exported
         sql(tmp_path / "b.db", "DELETE FROM events")  # an id may be there once only
         assert json.loads(run("import", name, "-C", other, "--json").stdout)["events"] == EVENTS
-    run("export", "again.jsonl", "-C", other)
+    run("export", "again.jsonl", "-C", other, "--force")
     assert Path("again.jsonl").read_bytes() == exported
 
 
@@ -768,9 +772,43 @@ def test_a_broken_line_is_named_and_nothing_is_imported(empty: Path) -> None:
     Path("events.jsonl").write_text("\n".join([good % "a", good % "b", '{"specversion":"1.0"}']))
     assert "line 3" in run("import", "events.jsonl", code=2).stderr
     assert json.loads(run("status", "--json", "--rate", "1M").stdout)["event_store_head"] is None
-    Path("events.jsonl").write_text("\n".join([good % "a", good % "a"]))
-    run("import", "events.jsonl", code=2)
+    assert "; nothing was imported" in run("import", "events.jsonl", code=2).stderr
+
+
+GOOD = '{"specversion":"1.0","id":"%s","source":"/s","type":"t","subject":"%s","sequence":"%d","data":1}'
+
+
+def test_events_that_are_there_already_are_named_by_their_lines(empty: Path) -> None:
+    def refused(*lines: str, file: str = "events.jsonl") -> str:
+        Path("events.jsonl").write_text("\n".join(lines))
+        if file != "events.jsonl":
+            pq.write_table(pa.Table.from_batches(read_events("events.jsonl")), file)
+        error = run("import", file, code=2).stderr
+        assert "; nothing was imported" in error
+        assert "hint: " in error
+        return error
+
+    a, b = GOOD % ("a", "s", 0), GOOD % ("b", "s", 1)
+    said = refused(a, "", b, GOOD % ("a", "s", 2))
+    assert "events.jsonl, line 4: event id 'a' stands on line 1 too" in said
+    assert "line 2: version 0 of stream 's' stands on line 1 too" in refused(a, GOOD % ("b", "s", 0))
+    assert "x.parquet, row 2: event id 'a' stands on row 0 too" in refused(
+        a, b, GOOD % ("a", "t", 0), file="x.parquet"
+    )
+    many = [GOOD % (f"e{n}", "s", n) for n in range(9000)]  # more than a batch
+    assert "line 9001: event id 'e7' stands on line 8 too" in refused(*many, GOOD % ("e7", "t", 0))
+    assert "line 9001: version 7 of stream 's' stands on line 8 too" in refused(*many, GOOD % ("x", "s", 7))
     assert json.loads(run("status", "--json", "--rate", "1M").stdout)["event_store_head"] is None
+    Path("events.jsonl").write_text("\n".join([a, b]))
+    assert run("import", "events.jsonl").stdout.startswith("imported 2 events")
+    assert "line 1: event id 'a' is in the store already" in refused(a, b)
+    assert "line 2: version 1 of stream 's' is in the store already" in refused(
+        GOOD % ("c", "s", 2), GOOD % ("d", "s", 1)
+    )
+    lines = "\n".join([GOOD % ("c", "s", 2), b]).encode()
+    done = subprocess.run([*COMMAND, "import", "-"], input=lines, capture_output=True, check=False)
+    assert b"standard input, event 2: event id 'b' is in the store already" in done.stderr
+    assert json.loads(run("status", "--json", "--rate", "1M").stdout)["event_store_head"] == 2
 
 
 @pytest.mark.skipif(not PERMITS.exists(), reason="the permits log is not part of the project")

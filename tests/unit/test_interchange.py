@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
+import threading
 from datetime import datetime
 from pathlib import Path
 
@@ -310,8 +312,38 @@ def test_damaged_gzip(tmp_path):
             table(file)
 
 
+@pytest.mark.parametrize("name", ["events.parquet", "events.jsonl.gz"])
+def test_an_empty_file_of_a_kind_that_never_is(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(FormatError, match=f"{name} is empty"):
+        read_events(tmp_path / name)
+
+
+def test_an_empty_file_of_lines_has_no_events(tmp_path):
+    (tmp_path / "events.jsonl").touch()
+    assert list(read_events(tmp_path / "events.jsonl")) == []
+
+
+def test_damaged_parquet_is_reported_as_parquet(tmp_path):
+    write_events([example()], tmp_path / "whole.parquet")
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    for name, content in (("x.parquet", b"XXXX" + whole[4:-4]), ("x", whole[: len(whole) // 2])):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(FormatError, match="cannot be read as Parquet"):
+            table(tmp_path / name)
+
+
+def test_a_pipe_is_read_to_its_end(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    content = "\n".join(line(id=str(n)) for n in range(3)).encode()
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[content])
+    writer.start()
+    assert table(tmp_path / "pipe")["id"].to_pylist() == ["0", "1", "2"]
+    writer.join()
+
+
 def test_files_that_are_not_there(tmp_path):
-    with pytest.raises(StoreError, match="No such file"):
+    with pytest.raises(StoreError, match=r"No such file.*\(a relative name starts from"):
         read_events(tmp_path / "none.jsonl")
     with pytest.raises(StoreError, match="directory"):
         read_events(tmp_path)
