@@ -17,7 +17,9 @@ from eventchain.errors import BackendError
 try:
     import cupy
 except ImportError as error:
-    raise BackendError(f"CuPy cannot be imported: {error}", hint="pip install 'eventchain[cuda]'") from None
+    raise BackendError(
+        f"CuPy cannot be imported: {error}", hint="pip install cupy-cuda12x nvidia-cuda-nvrtc-cu12"
+    ) from None
 
 CUDA_ERRORS = (
     cupy.cuda.runtime.CUDARuntimeError,

@@ -20,7 +20,8 @@ try:
     import pyopencl as cl
 except ImportError as error:
     raise BackendError(
-        f"PyOpenCL cannot be imported: {error}", hint="pip install 'eventchain[opencl]'"
+        f"PyOpenCL cannot be imported: {error}",
+        hint="pip install pyopencl; on a host without a GPU also pocl-binary-distribution",
     ) from None
 
 GPU_GROUP = 128
@@ -142,7 +143,7 @@ class OpenCLBackend:
 
 
 def open_backend() -> OpenCLBackend:
-    hint = "install the device's OpenCL driver, or for CPUs: pip install 'pyopencl[pocl]'"
+    hint = "install the device's OpenCL driver, or for CPUs: pip install pocl-binary-distribution"
     try:
         platforms = cl.get_platforms()
     except cl.Error as error:  # the loader raises when it knows no platform

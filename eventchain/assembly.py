@@ -46,9 +46,10 @@ class Chain:
     def choose(self, backend: str | None = None, device: str | None = None) -> Choice:
         """The backend and devices to mine with, tested; the configuration's where an argument is None.
         Another backend than the configured one does not take the configured device."""
-        if device is None and backend in (None, self.mining.backend):
+        backend = backend or self.mining.backend
+        if device is None and backend.casefold() == self.mining.backend.casefold():
             device = self.mining.device
-        return choose(backend or self.mining.backend, device)
+        return choose(backend, device)
 
     @contextmanager
     def sealing(

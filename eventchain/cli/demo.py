@@ -29,7 +29,8 @@ def command(ctx: click.Context, folder: Path) -> None:
     """
     if find_spec("eventsourcing") is None:
         raise EventChainError(
-            "the demo's bank needs the library eventsourcing", hint="pip install 'eventchain[demo]'"
+            "the demo's bank needs the library eventsourcing",
+            hint='pip install "eventsourcing>=9.5,<9.6"',
         )
     from rich.console import Console
 

@@ -11,6 +11,7 @@ from eventchain.cli.common import (
     Rate,
     config_option,
     console,
+    counted,
     device_options,
     duration,
     json_option,
@@ -157,33 +158,48 @@ def _print(facts: dict[str, Any], costs: list[RewriteCost], rates: dict[str, flo
     if facts["sealed_height"] < 0:
         click.echo("sealed      nothing: the genesis is not mined yet")
     else:
-        events = f"position {position} ({facts['sealed_events']:,} events)"
+        events = f"position {position} ({counted(facts['sealed_events'], 'event')})"
         through = "no event" if position is None else events
         click.echo(f"sealed      through block {facts['sealed_height']}, {through}")
-    linked = f", {facts['linked_blocks']:,} blocks of them linked" if facts["linked_blocks"] else ""
-    click.echo(f"backlog     {facts['backlog_events']:,} events, {facts['backlog_blocks']:,} blocks{linked}")
+    linked = f", {facts['linked_blocks']:,} of them linked" if facts["linked_blocks"] else ""
+    waiting = f"{counted(facts['backlog_events'], 'event')}, {counted(facts['backlog_blocks'], 'block')}"
+    click.echo(f"backlog     {waiting}{linked}")
     click.echo(f"total work  {quantity(facts['total_work'])} hashes")
     for origin in facts["branches"]:
         click.echo(f"branch      {origin}")
     if not costs:
         return
-    from rich.table import Table
-
-    host = rates["host"]
-    table = Table("rewrite from block", "events", "least blocks", "least hashes", box=None, pad_edge=False)
-    table.add_column("this host" + (f" ({quantity(host, 'H/s')})" if host else ""), justify="right")
-    table.add_column(f"one GPU ({quantity(rates['gpu'] or 0, 'H/s')})", justify="right")
-    table.add_column(f"hobby ASIC ({quantity(rates['asic'] or 0, 'H/s')})", justify="right")
-    for column in table.columns[:4]:
-        column.justify = "right"
-    for cost in costs:
-        times = [duration(cost.least_hashes / rate) if rate else "?" for rate in rates.values()]
-        numbers = (f"{cost.height}", f"{cost.leaves:,}", f"{cost.least_blocks:,}")
-        table.add_row(*numbers, quantity(cost.least_hashes), *times)
     click.echo()
-    console().print(table)
+    _print_costs(costs, rates)
     click.echo(
         "\nThe least that a forger must mine: m events fill at least ceil(m / events) blocks at the policy's "
         "bits. It holds against whoever keeps an anchor from before the block elsewhere; nothing that is "
         "newer than the newest such anchor is protected against being cut off."
     )
+
+
+def _print_costs(costs: list[RewriteCost], rates: dict[str, float | None]) -> None:
+    """A table; where the terminal is too narrow for it a few lines for each cost."""
+    from rich.table import Table
+
+    names = dict(zip(rates, ("this host", "one GPU", "hobby ASIC"), strict=True))
+    prices = [f"{names[key]}\n{quantity(rate, 'H/s') if rate else '?'}" for key, rate in rates.items()]
+    table = Table(box=None, pad_edge=False)
+    for title in ("rewrite\nfrom block", "events", "least\nblocks", "least\nhashes", *prices):
+        table.add_column(title, justify="right", no_wrap=True)
+    rows = []
+    for cost in costs:
+        times = [duration(cost.least_hashes / rate) if rate else "?" for rate in rates.values()]
+        numbers = (f"{cost.height}", f"{cost.leaves:,}", f"{cost.least_blocks:,}")
+        rows.append((*numbers, quantity(cost.least_hashes), *times))
+        table.add_row(*rows[-1])
+    out = console()
+    if out.measure(table, options=out.options.update(width=240)).maximum <= out.width:
+        out.print(table)
+        return
+    for height, events, blocks, hashes, *times in rows:
+        click.echo(
+            f"rewrite from block {height}\n  events {events}\n  least blocks {blocks}, hashes {hashes}"
+        )
+        for price, time in zip(prices, times, strict=True):
+            click.echo(f"  {price.replace(chr(10), ' at ')}: {time}")

@@ -58,8 +58,9 @@ def available() -> list[str]:
 
 
 def open_backend(name: str) -> Backend:
-    """Import and open a backend. Raises ConfigError when there is none of this name, BackendError with the
-    reason when it cannot be used here."""
+    """Import and open a backend, its name in any case. Raises ConfigError when there is none of this name,
+    BackendError with the reason when it cannot be used here."""
+    name = _registered(name)
     entries = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
     if not entries:
         raise ConfigError(f"there is no backend {name!r}", hint=f"there are {AUTO}, {', '.join(available())}")
@@ -84,6 +85,13 @@ def open_backend(name: str) -> Backend:
     return backend
 
 
+def _registered(name: str) -> str:
+    """A backend's name as it is registered, when only its case differs."""
+    names = available()
+    alike = [one for one in names if one.casefold() == name.casefold()]
+    return alike[0] if name not in names and len(alike) == 1 else name
+
+
 def survey() -> list[Survey]:
     """Every backend with its devices, or why it has none. Never raises for a backend's faults."""
     found = []
@@ -97,8 +105,10 @@ def survey() -> list[Survey]:
 
 
 def _extra(entry: EntryPoint) -> str:
-    """How to install what the backend imports, where its package has an extra of that name."""
-    if entry.dist is not None and entry.name in (entry.dist.metadata.get_all("Provides-Extra") or ()):
+    """How to install what the backend imports, where its package has an extra of that name. The project's
+    own backends say it themselves: on the package index its name is another project's."""
+    extras = () if entry.dist is None else entry.dist.metadata.get_all("Provides-Extra") or ()
+    if entry.dist is not None and entry.name in extras and entry.dist.name != "eventchain":
         return f"pip install '{entry.dist.name}[{entry.name}]'"
     return _package(entry)
 
@@ -124,7 +134,8 @@ def choose(name: str = AUTO, device: str | None = None) -> Choice:
     Raises ConfigError when there is no such backend or no device matches, BackendError with every reason
     when nothing is usable.
     """
-    if name != AUTO:
+    if name.casefold() != AUTO:
+        name = _registered(name)
         return _tested(name, select(open_backend(name).devices, device))
     best: Choice | None = None
     fastest = 0.0

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -448,6 +449,23 @@ def test_status_in_words(chain: Path) -> None:
     assert "100 TH/s" in text
     assert "ceil(m / events)" in text
     assert "block 7 is not sealed" in run("status", "--from", 7, code=2).stderr
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_no_number_is_wrapped_or_cut_however_narrow_the_terminal(chain: Path, columns: int) -> None:
+    ours, theirs = os.openpty()
+    command = [*COMMAND, "status", "--rate", "123M", "--gpu-rate", "1.23G"]
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
+    subprocess.run(command, stdout=theirs, stderr=subprocess.DEVNULL, env=environment, check=True)
+    os.close(theirs)
+    text = click.unstyle(os.read(ours, 10_000).decode()).partition("The least")[0]
+    os.close(ours)
+    lines = text.partition("total work")[2].splitlines()[1:]
+    assert max(map(len, lines)) <= columns
+    assert "…" not in text
+    for whole in ("123 MH/s", "1.23 GH/s", "1.54 k", "12.5 µs", "under 1 µs"):
+        assert whole in text
+    assert ("rewrite from block 1" in text) == (columns < 80)  # lines instead of the table
 
 
 # -- show ---------------------------------------------------------------------------------------------

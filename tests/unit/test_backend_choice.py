@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import itertools
+import subprocess
+import sys
 from importlib.metadata import EntryPoint, EntryPoints
 
 import numpy as np
@@ -265,6 +268,26 @@ def test_choose_by_name():
     assert not choice.reasons
     with pytest.raises(ConfigError, match="hashlib"):
         choose("reference", "gpu")
+
+
+def test_a_name_in_any_case(install):
+    assert choose("Reference").name == "reference"
+    assert choose("AUTO").name != "AUTO"
+    install("Strange", SLOW)
+    assert choose("strange", "right").name == "Strange"
+
+
+def test_no_hint_names_this_project_on_the_package_index():
+    code = """if True:
+        import sys
+        sys.modules |= dict.fromkeys(["pyopencl", "cupy"])  # as if they were not installed
+        from eventchain.mining.backends import survey
+        print({one.name: one.hint for one in survey()})
+    """
+    hints = ast.literal_eval(subprocess.check_output([sys.executable, "-c", code], text=True))
+    assert hints["cuda"] == "pip install cupy-cuda12x nvidia-cuda-nvrtc-cu12"
+    assert hints["opencl"].startswith("pip install pyopencl; ")
+    assert not any("eventchain" in hint for hint in hints.values())
 
 
 def test_auto_takes_the_faster_and_says_why_not_the_others():
