@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +14,7 @@ import pytest
 from chains import Chain, genesis_anchor, newest_anchors
 
 from eventchain.chain.fit import misfit, require_fit
+from eventchain.contracts.event_store import NewEvent
 from eventchain.errors import StoreError
 from eventchain.eventstores import open_event_store
 
@@ -71,3 +76,24 @@ def test_another_chain(chain: Chain) -> None:
         newest = newest_anchors(chain)[0]
         assert misfit(store, events, [genesis, newest]) is None
         assert misfit(store, events, [replace(newest, height=newest.height + 1)]) is not None
+
+
+def test_mine_refuses_and_status_warns(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "eventchain", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    run("init", "--origin", "fit.test/log", "--difficulty", "4", "--backend", "reference")
+    with closing(open_event_store(f"sqlite:///{tmp_path}/events.db")) as store:
+        store.append("s", -1, [NewEvent(f"e{n}", "t", b"") for n in range(20)])
+    assert run("mine", "--backend", "reference").returncode == 0
+    with closing(sqlite3.connect(tmp_path / "events.db")) as db:
+        db.execute("DELETE FROM events WHERE position > 10")
+        db.commit()
+    mined = run("mine", "--backend", "reference")
+    assert mined.returncode == 2
+    assert "these stores do not belong together: the event store ends at position 10" in mined.stderr
+    status = run("status", "--json", "--backend", "reference")
+    assert status.returncode == 0
+    assert "warning: these stores do not belong together" in status.stderr
+    assert json.loads(status.stdout)["misfit"].startswith("the event store ends")
