@@ -19,6 +19,7 @@ def command(as_json: bool) -> None:
             [
                 {"name": one.name, "devices": list(one.devices)}
                 | ({} if one.devices else {"reason": one.reason, "hint": one.hint})
+                | ({"set_aside": one.faults} if one.faults else {})
                 for one in found
             ]
         )
@@ -27,7 +28,10 @@ def command(as_json: bool) -> None:
         if one.devices:
             click.echo(one.name)
             for index, device in enumerate(one.devices):
-                click.echo(f"  {index}: {printable(device)}")
+                fault = one.faults.get(device)
+                click.echo(
+                    f"  {index}: {printable(device)}{f': set aside: {printable(fault)}' if fault else ''}"
+                )
         else:
             click.echo(f"{one.name}: not usable: {printable(one.reason)}")
             if one.hint:

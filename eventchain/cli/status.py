@@ -75,6 +75,8 @@ def command(
                 )
         costs = [rewrite_cost(chain.store, view, k) for k in heights or _some_heights(sealed)]
         facts = _facts(chain, view) | {"total_work": total_work(view)}
+        if facts["misfit"]:
+            note(f"warning: these stores do not belong together: {facts['misfit']}; see `eventchain verify`")
         if rate is None:
             rate = _measured(chain, backend, device)
     rates = {"host": rate, "gpu": gpu_rate, "asic": asic_rate}
@@ -100,6 +102,7 @@ def _some_heights(sealed: int) -> list[int]:
 
 
 def _facts(chain: Chain, view: ChainView) -> dict[str, Any]:
+    from eventchain.chain.fit import misfit
     from eventchain.chain.view import count_after
 
     trunk = view.trunk
@@ -108,6 +111,7 @@ def _facts(chain: Chain, view: ChainView) -> dict[str, Any]:
     linked = trunk.log.size - sealed_events
     waiting = count_after(chain.events, trunk.position)
     return {
+        "misfit": misfit(chain.store, chain.events, chain.anchors),
         "origin": trunk.branch.origin,
         "policy": str(trunk.policy),
         "event_store": chain.events.url,

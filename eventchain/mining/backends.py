@@ -41,12 +41,16 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """An entry point: the names of its devices, or the reason why there are none and what to do."""
+    """An entry point: the names of its devices, or the reason why none is usable and what to do.
+
+    faults: why devices among these failed their self-test, by name
+    """
 
     name: str
     devices: tuple[str, ...]
     reason: str = ""
     hint: str = ""
+    faults: dict[str, str] = field(default_factory=dict)
 
 
 # -- finding ------------------------------------------------------------------------------------------
@@ -93,12 +97,13 @@ def _registered(name: str) -> str:
 
 
 def survey() -> list[Survey]:
-    """Every backend with its devices, or why it has none. Never raises for a backend's faults."""
+    """Every backend with its devices, tested, or why it has none. Never raises for a backend's faults."""
     found = []
     for name in available():
         try:
-            devices = tuple(device.name for device in open_backend(name).devices)
-            found.append(Survey(name, devices))
+            devices = open_backend(name).devices
+            faults = _tested(name, devices).reasons
+            found.append(Survey(name, tuple(device.name for device in devices), faults=faults))
         except BackendError as error:
             found.append(Survey(name, (), error.message, error.hint))
     return found

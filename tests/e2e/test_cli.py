@@ -30,13 +30,14 @@ from eventchain.chain.proof import check_proof
 from eventchain.chain.view import ChainView, events_of
 from eventchain.chainstores import open_chain_store
 from eventchain.cli import COMMANDS, cli
+from eventchain.cli.common import about, announce, counted
 from eventchain.config import Config
 from eventchain.contracts.event_store import NewEvent
 from eventchain.eventstores import open_event_store
 from eventchain.formats.header import bits_for_difficulty
 from eventchain.formats.policy import Policy
 from eventchain.interchange import read_events
-from eventchain.mining.backends import survey
+from eventchain.mining.backends import Choice, open_backend, survey
 
 PERMITS = Path(__file__).parents[3] / "shared" / "data" / "permits.cloudevents.jsonl.gz"
 EVENTS = 300
@@ -579,6 +580,13 @@ def test_backends_lists_devices_or_reasons() -> None:
     assert "reference\n  0: hashlib, one core" in run("backends").stdout
 
 
+def test_devices_are_announced_and_those_set_aside_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    devices = tuple(open_backend("reference").devices)
+    announce(Choice("reference", devices, {"cuda": "no CUDA device", "card 2": "it failed"}))
+    said = capsys.readouterr().err
+    assert said == "backend reference: hashlib, one core\nset aside: card 2: it failed\n"
+
+
 def test_bench_ends_by_itself_with_a_number_each() -> None:
     (row,) = json.loads(run("bench", "--backend", "reference", "--seconds", 0.05, "--json").stdout)
     assert row["backend"] == "reference"
@@ -586,6 +594,11 @@ def test_bench_ends_by_itself_with_a_number_each() -> None:
     assert row["many_headers_mhs"] > 0
     assert "MH/s" in run("bench", "--backend", "reference", "--seconds", 0.05).stdout
     run("bench", "--backend", "nonsense", code=2)
+
+
+def test_words_for_numbers() -> None:
+    assert [counted(n, "event") for n in (0, 1, 2000)] == ["0 events", "1 event", "2,000 events"]
+    assert (about(1e-9), about(252)) == ("under 1 µs", "about 4.2 min")
 
 
 # -- bad input, pipes, imports ------------------------------------------------------------------------

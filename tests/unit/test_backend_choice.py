@@ -341,6 +341,9 @@ def test_a_device_that_fails_its_self_test_is_left_out_with_its_reason(install):
     choice = choose("aaa")
     assert [device.name for device in choice.devices] == ["slow right"]
     assert "no light" in choice.reasons["slow left"]
+    (surveyed,) = [one for one in survey() if one.name == "aaa"]
+    assert surveyed.devices == ("slow left", "slow right")  # --device counts both
+    assert "no light" in surveyed.faults["slow left"]
     with pytest.raises(BackendError, match="no light"):
         choose("aaa", "left")
 
