@@ -15,6 +15,17 @@ from urllib.parse import quote
 from eventchain.errors import StoreError
 from eventchain.eventstores.open import parse_file_url
 from eventchain.eventstores.sqlite_arrow import EventTable, read_events
+from eventchain.eventstores.sqlite_readonly import (
+    CREATE,
+    IMMUTABLE,
+    NORMAL,
+    FileState,
+    awaits_writer,
+    is_refused,
+    refusal,
+    unseen_log,
+    would_leave_files,
+)
 from eventchain.eventstores.sqlite_rows import RowReader, connect
 
 BUSY_SECONDS = 60.0
@@ -33,15 +44,20 @@ class SQLiteFile:
     """Reads events from a table of an SQLite file. Subclasses say which table, and what it must look like.
 
     Usable from several threads, which take turns. Not usable across ``fork``. A file that was replaced on
-    disk is opened anew on the next call. Failures are StoreError.
+    disk is opened anew on the next call. Read access is enough (see :mod:`.sqlite_readonly`). Failures are
+    StoreError.
     """
+
+    creatable = False
+    """Whether ``create`` can make such a store."""
 
     def __init__(self, url: str, *options: str, create: bool = False) -> None:
         self._url = url
         path, self._options = parse_file_url(url, *options)
         self._path = os.path.abspath(path)
         self._lock = RLock()
-        self._identity: tuple[int, int] | None = None
+        self._opened: FileState | None = None  # the file when it was opened
+        self._mode = NORMAL
         self._connection: sqlite3.Connection | None = None
         self._rows: RowReader | None = None
         with self._connected(create=create) as connection:
@@ -85,13 +101,15 @@ class SQLiteFile:
         looks for a stream reads an index, and where that covers the query it reads nothing else."""
         with self._connected() as connection:
             table = self._table(connection).table.removeprefix("main.")
-        uri = f"file://{quote(os.fsencode(self._path))}?mode=rw"
+            mode, opened = self._mode, self._opened
         try:  # on a connection of its own, so that others read meanwhile
-            with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
+            with closing(sqlite3.connect(self._uri(mode), uri=True, timeout=BUSY_SECONDS)) as connection:
                 connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
                 found = [row[0] for row in connection.execute(f"PRAGMA main.integrity_check({table})")]
         except sqlite3.Error as error:
-            raise StoreError(f"{self._path}: {error}", hint=_hint(str(error))) from error
+            raise self._explained(error) from error
+        finally:
+            self._require_unchanged(mode, opened)
         faults = [message for message in found if message != "ok" and not ROW_FAULT.match(message)]
         if len(found) >= MAX_FAULTS and not faults:
             faults.append(f"{found[0]}, and so many more that the indexes could not be checked")
@@ -105,7 +123,7 @@ class SQLiteFile:
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
-            self._connection = self._identity = self._rows = None
+            self._connection = self._opened = self._rows = None
 
     # -- the connection
 
@@ -129,32 +147,49 @@ class SQLiteFile:
             try:
                 yield self._open(create)
             except sqlite3.Error as error:
-                raise StoreError(f"{self._path}: {error}", hint=_hint(str(error))) from error
+                raise self._explained(error) from error
+            finally:
+                self._require_unchanged(self._mode, self._opened)
+
+    def _require_unchanged(self, mode: str, opened: FileState | None) -> None:
+        """Without locks a read that met a write gives a mixture, or an error that means nothing."""
+        if mode == IMMUTABLE and opened is not None and opened.was_changed(self._path):
+            raise StoreError(f"{self._path} changed while it was read", hint="run it again, or read a copy")
 
     def _open(self, create: bool) -> sqlite3.Connection:
+        found = None
         try:
-            status = os.stat(self._path)
-            identity = status.st_dev, status.st_ino
+            found = FileState.of(self._path)  # before the log is looked for: what comes later shows
         except OSError as error:
-            identity = None
             if not create:
                 self.close()
-                raise StoreError(
-                    f"there is no event store at {self._path}: {error.strerror}",
-                    hint="`eventchain import` makes one; check the URL otherwise",
-                ) from error
-        if self._connection is not None and identity == self._identity:
-            return self._connection
+                raise self._absent(error) from error
+        else:
+            if self._connection is not None and self._opened is not None:
+                if self._mode == NORMAL and found.same_file(self._opened):
+                    return self._connection
+                if self._mode == IMMUTABLE and found == self._opened and not unseen_log(self._path):
+                    return self._connection
         self.close()
-        mode = "rwc" if create else "rw"
+        if create:
+            return self._connect(CREATE, found)
+        if would_leave_files(self._path):
+            return self._connect(IMMUTABLE, found)
+        try:
+            return self._connect(NORMAL, found)
+        except sqlite3.Error as error:
+            if not is_refused(error):
+                raise
+            if log := unseen_log(self._path):
+                raise refusal(self._path, log) from error
+            return self._connect(IMMUTABLE, found)
+
+    def _connect(self, mode: str, found: FileState | None) -> sqlite3.Connection:
         connection, rows = connect(
-            f"file://{quote(os.fsencode(self._path))}?mode={mode}",
-            timeout=BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
+            self._uri(mode), timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
-            if create:
+            if mode == CREATE:
                 self._prepare(connection)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
@@ -166,10 +201,33 @@ class SQLiteFile:
         except BaseException:
             connection.close()
             raise
-        status = os.stat(self._path)
-        self._connection, self._identity = connection, (status.st_dev, status.st_ino)
-        self._rows = rows
+        self._connection, self._rows, self._opened = connection, rows, found or FileState.of(self._path)
+        self._mode = NORMAL if mode == CREATE else mode
         return connection
+
+    def _uri(self, mode: str) -> str:
+        return f"file://{quote(os.fsencode(self._path))}?{mode}"
+
+    def _absent(self, error: OSError) -> StoreError:
+        if not isinstance(error, FileNotFoundError):
+            return StoreError(
+                f"{self._path} cannot be reached: {error.strerror}",
+                hint="check the URL, and the rights of the folders on the way",
+            )
+        new = (
+            "`eventchain init` makes an empty one for a new chain"
+            if self.creatable
+            else "its application makes it"
+        )
+        return StoreError(
+            f"there is no event store at {self._path}",
+            hint=f"check the URL; {new}; one whose events are sealed already comes back from a backup only",
+        )
+
+    def _explained(self, error: sqlite3.Error) -> StoreError:
+        if awaits_writer(error) and (log := unseen_log(self._path)):
+            return refusal(self._path, log)
+        return StoreError(f"{self._path}: {error}", hint=_hint(str(error)))
 
 
 def _rows_of(table: EventTable) -> EventTable:
@@ -201,7 +259,7 @@ def _hint(message: str) -> str:
     if "not a database" in message or "malformed" in message:
         return "the file is damaged or not an SQLite database; `PRAGMA integrity_check` says more"
     if "unable to open" in message:
-        return "check the folder and its permissions; SQLite's write-ahead log needs to write beside the file"
+        return "check that it is a file, and the rights of it, of its -wal and -shm and of the folder"
     if "readonly" in message:
         return "appending needs write access to the file and its folder"
     if "disk" in message or "full" in message:
