@@ -123,6 +123,8 @@ def command(
             )
         events = open_event_store(store_url, create=store_file is not None and claim(store_file))
         stack.callback(events.close)
+        # What the adapter found by itself, as the one event table, is stated for good.
+        store += getattr(events, "pinned_url", store_url).removeprefix(store_url)
         policy = Policy(bits, block_events, lag, late, events.source)
         opened = stack.enter_context(Chain(events, open_chain_store(chain_url, create=True)))
         choice = choose(backend or AUTO, device)

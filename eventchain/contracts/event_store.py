@@ -38,7 +38,8 @@ class EventStore(Protocol):
         """A ``pyarrow.RecordBatch`` of at most ``limit`` events with ``position > after`` (``None``: from
         the start), ascending. A value that the column's type does not allow (a store without strict types,
         edited by hand) is read as *some* other value, never as the one that was there before, and never
-        raises. Fewer than ``limit`` rows mean that nothing follows at present."""
+        raises; the row's id is then an :func:`~eventchain.formats.event.irregular_id`. Fewer than
+        ``limit`` rows mean that nothing follows at present."""
         ...
 
     def head(self) -> int | None:

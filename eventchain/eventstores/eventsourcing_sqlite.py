@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from typing import Any
+from urllib.parse import quote
 
 from eventchain.errors import ConfigError, StoreError
 from eventchain.eventstores.sqlite_arrow import EventTable
@@ -61,6 +62,16 @@ class EventsourcingSQLiteStore(SQLiteFile):
             metadata=_metadata(sorted(set(found) - set(COLUMNS))),
         )
 
+    @property
+    def pinned_url(self) -> str:
+        """The URL with the table in it that was found without being stated, for a configuration: a table
+        that comes later then changes nothing."""
+        if self._options.get("table"):
+            return self._url
+        with self._connected() as connection:
+            table = self._detect(connection)
+        return f"{self._url}{'' if '?' in self._url else '?'}table={quote(table, safe='')}"
+
     def _detect(self, connection: sqlite3.Connection) -> str:
         # Everything that the application could take for its events counts, though it cannot be read here: a
         # view, names in capitals, generated columns, no row ids. Else the table could be renamed and another
@@ -79,7 +90,8 @@ class EventsourcingSQLiteStore(SQLiteFile):
         if len(names) > 1:
             raise ConfigError(
                 f"{self._path} has several event tables: {', '.join(n for (n,) in names)}",
-                hint=f"choose one: {self._url.partition('?')[0]}?table={names[0][0]}",
+                hint="state in the URL which one the application writes: "
+                + ", ".join(f"?table={quote(name, safe='')}" for (name,) in names),
             )
         return str(names[0][0])
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from eventchain.contracts.event_store import NewEvent
 from eventchain.errors import ConflictError, FormatError, StoreError
-from eventchain.eventstores.sqlite_arrow import IRREGULAR, TEXTS, EventTable
+from eventchain.eventstores.sqlite_arrow import TEXTS, EventTable
 from eventchain.eventstores.sqlite_file import SQLiteFile, columns
-from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN
+from eventchain.formats.event import EVENT_SCHEMA, IRREGULAR, UNKNOWN
 
 CREATE = """
 CREATE TABLE IF NOT EXISTS events (

@@ -14,7 +14,8 @@ under the other, whose open connection then never sees another commit. An edit w
 **Irregular rows.** SQLite stores values that a column's declaration does not allow: tables without strict
 types, a schema edited under the table, text that is not UTF-8. Such a row must not read like any row that
 could have been there before. So its id reads as U+FDD0 (a code point that no text may interchange), followed
-by SHA-256 over all its values as they are stored; an id that itself begins with U+FDD0 counts as irregular.
+by SHA-256 over all its values as they are stored, the columns in question, and the id (see
+:func:`~eventchain.formats.event.irregular_id`); an id that itself begins with U+FDD0 counts as irregular.
 """
 
 from __future__ import annotations
@@ -33,11 +34,10 @@ from numpy.typing import NDArray
 
 from eventchain.errors import StoreError
 from eventchain.eventstores.sqlite_rows import RowReader
-from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN, empty_batch
+from eventchain.formats.event import EVENT_SCHEMA, IRREGULAR, UNKNOWN, empty_batch, irregular_id
 
 CHUNK = 4096
 """Rows a query: enough to hide its cost, few enough that a joined column stays in the cache."""
-IRREGULAR = "\ufdd0"
 TEXTS = ("stream", "id", "type")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "stream": ("text",),
@@ -251,20 +251,25 @@ def _events(cursor: sqlite3.Cursor) -> Iterator[dict[str, Any]]:
     for position, *values in cursor:
         types = dict(zip(ALLOWED, values[::2], strict=True))
         stored = dict(zip(ALLOWED, values[1::2], strict=True))
-        event, regular = {"position": position, **stored}, True
+        event, odd = {"position": position, **stored}, set()
         for name, allowed in ALLOWED.items():
             if types[name] not in allowed:
-                event[name], regular = UNKNOWN if "integer" in allowed else _bytes(stored[name]), False
+                event[name] = UNKNOWN if "integer" in allowed else _bytes(stored[name])
+                odd.add(name)
         for name in TEXTS:
             try:
                 event[name] = event[name].decode()
             except UnicodeDecodeError:
-                event[name], regular = event[name].decode(errors="backslashreplace"), False
-        if not regular or event["id"].startswith(IRREGULAR):
+                event[name] = event[name].decode(errors="backslashreplace")
+                odd.add(name)
+        if event["id"].startswith(IRREGULAR):
+            odd.add("id")
+        if odd:
             digest = hashlib.sha256()
             for name, value in stored.items():
                 digest.update(b"%s:%d:%s" % (types[name].encode(), len(_bytes(value)), _bytes(value)))
-            event["id"] = IRREGULAR + digest.hexdigest()
+            columns = [name for name in ALLOWED if name in odd]
+            event["id"] = irregular_id(digest.hexdigest(), columns, "" if "id" in odd else event["id"])
         yield event
 
 

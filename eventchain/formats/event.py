@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -9,6 +10,9 @@ import pyarrow as pa
 UNKNOWN = -(2**63)
 """Stands for a version or a time that the store does not know."""
 MAX_POSITION = 2**63 - 1
+IRREGULAR = "\ufdd0"
+"""Begins the id of a row that holds what its columns do not allow; a code point that no text may
+interchange, so that no event of an application has such an id."""
 
 EVENT_SCHEMA: Any = pa.schema(
     [
@@ -22,6 +26,22 @@ EVENT_SCHEMA: Any = pa.schema(
         pa.field("metadata", pa.binary()),
     ]
 )
+
+
+def irregular_id(digest: str, columns: Sequence[str], event_id: str) -> str:
+    """The id that an event store gives a row with values that these columns do not allow. ``digest``, in
+    hex and over all values as stored, keeps such rows apart; ``event_id`` is what the id column holds, empty
+    when it is one of the columns."""
+    return f"{IRREGULAR}{digest} {','.join(columns)} {event_id}"
+
+
+def id_for_people(event_id: str) -> tuple[str, list[str]]:
+    """What the id column holds, and the columns with values that they do not allow: none in a regular row."""
+    if not event_id.startswith(IRREGULAR):
+        return event_id, []
+    _, _, rest = event_id.partition(" ")
+    columns, _, plain = rest.partition(" ")
+    return plain, columns.split(",") if columns else []
 
 
 def empty_batch() -> Any:

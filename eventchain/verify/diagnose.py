@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from eventchain.contracts.chain_store import TILE
 from eventchain.errors import FormatError
-from eventchain.formats.event import EVENT_SCHEMA, empty_batch
+from eventchain.formats.event import EVENT_SCHEMA, empty_batch, id_for_people
 from eventchain.formats.leaf import leaf_hashes
 from eventchain.formats.log import Hashes
 from eventchain.verify.findings import Finding, Report
@@ -473,6 +473,9 @@ class Diagnosis:
             return
         position = events["position"][row].as_py()
         block = self._walk.block_of(leaf) if leaf != NOWHERE else self._walk.block_over(position)
+        event_id, odd = id_for_people(_text(events["id"], row))
+        if odd:
+            message += f", and holds a value of a kind that does not belong there in {', '.join(odd)}"
         self._report.add(
             kind,
             message,
@@ -480,7 +483,7 @@ class Diagnosis:
             height=block.height if block else None,
             position=position,
             stream=_text(events["stream"], row),
-            id=_text(events["id"], row),
+            id=None if "id" in odd else event_id,
         )
 
 

@@ -433,6 +433,7 @@ def test_values_of_other_types_in_the_event_store(
     """STRICT and NOT NULL switched off, the value put in, and, so that nothing shows, switched on again."""
     chain = tampered()
     with sqlite3.connect(chain.events_file) as db:
+        (event_id,) = db.execute("SELECT id FROM events WHERE position = 151").fetchone()
         (before,) = db.execute("SELECT sql FROM sqlite_schema WHERE name = 'events'").fetchone()
         after = before.replace("STRICT", "").replace("NOT NULL", "")
         for kind in ("INTEGER", "TEXT", "BLOB"):
@@ -450,6 +451,12 @@ def test_values_of_other_types_in_the_event_store(
     db.close()
     (finding,) = wrong(chain)
     assert (finding.kind, finding.position, finding.height) == ("altered", 151, 4)
+    allowed: Any = {"version": int, "time": int, "data": bytes | None, "metadata": bytes | None}.get(
+        name, str
+    )
+    if not isinstance(value, allowed):
+        assert finding.message.endswith(f"of a kind that does not belong there in {name}")
+        assert finding.id == (None if name == "id" else event_id)
 
 
 # -- the store of an application written with eventsourcing

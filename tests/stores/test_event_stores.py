@@ -16,16 +16,19 @@ from uuid import NAMESPACE_URL, uuid5
 
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from eventsourcing.application import Application
 from eventsourcing.domain import Aggregate, event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eventchain.cli import cli
+from eventchain.config import Config
 from eventchain.contracts.event_store import NewEvent
 from eventchain.errors import ConfigError, ConflictError, FormatError, StoreError
 from eventchain.eventstores import open_event_store
-from eventchain.eventstores.sqlite_arrow import CHUNK, IRREGULAR
-from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN
+from eventchain.eventstores.sqlite_arrow import CHUNK
+from eventchain.formats.event import EVENT_SCHEMA, IRREGULAR, UNKNOWN, id_for_people
 
 
 def execute(path, *statements, parameters=()):
@@ -254,7 +257,9 @@ def test_files_that_are_no_store(made, tmp_path):
     missing = tmp_path / "none.db"
     with pytest.raises(StoreError, match="there is no event store") as caught:
         open_event_store(f"{scheme}:///{missing}")
-    assert caught.value.hint
+    assert str(missing) in caught.value.message
+    assert ("eventchain init" in caught.value.hint) == (scheme == "sqlite")
+    assert "backup" in caught.value.hint
     assert not missing.exists()
     empty = tmp_path / "empty.db"
     empty.touch()
@@ -370,6 +375,10 @@ def test_wrong_types_in_a_strict_table(embedded):
         assert new[3].startswith(IRREGULAR)
     assert after[8] == before[8]
     assert len({row[3] for row in after}) == 9
+    named = [id_for_people(row[3]) for row in after]
+    assert named[:2] == [("e0", ["stream"]), ("e1", ["version"])]
+    assert named[2:4] == [("", ["id"]), ("e3", ["type"])]
+    assert named[7:] == [("e7", ["data"]), ("e8", [])]
 
 
 def test_text_that_is_not_utf8(embedded):
@@ -381,6 +390,7 @@ def test_text_that_is_not_utf8(embedded):
     first, second, third = rows(embedded.read(None, 10))
     assert first[3] == "good"
     assert second[3].startswith(IRREGULAR)
+    assert id_for_people(second[3]) == ("", ["id"])
     assert third[3] == "bad\\xff"
 
 
@@ -423,20 +433,37 @@ def test_the_table_is_chosen(tmp_path):
         made.application.factory.aggregate_recorder(purpose="snapshots")  # has no order: not a candidate
         with closing(open_event_store(made.url)) as store:
             assert store.head() == 1
+            pinned = store.pinned_url
+        assert pinned == made.url + "?table=stored_events"
         execute(made.path, 'CREATE TABLE "other events" AS SELECT * FROM stored_events WHERE 0')
         with pytest.raises(ConfigError, match="other events, stored_events") as caught:
             open_event_store(made.url)
-        assert "?table=" in caught.value.hint
+        assert "?table=other%20events, ?table=stored_events" in caught.value.hint
         with closing(open_event_store(made.url + "?table=other%20events")) as store:
             assert store.head() is None
-        with closing(open_event_store(made.url + "?table=stored_events")) as store:
+        with closing(open_event_store(pinned)) as store:
             assert store.head() == 1
+            assert store.pinned_url == pinned
         with pytest.raises(StoreError, match="WITHOUT ROWID"):
             open_event_store(made.url + "?table=stored_snapshots")
         with pytest.raises(StoreError, match="no table none"):
             open_event_store(made.url + "?table=none")
         with pytest.raises(ConfigError, match="its own application"):
             open_event_store(made.url, create=True)
+
+
+def test_init_writes_down_the_table_that_was_found(tmp_path):
+    with closing(Eventsourcing(tmp_path)) as made:
+        made.produce("a", 1)
+        config = tmp_path / "eventchain.toml"
+        options = ["-C", str(config), "--difficulty", "1", "--backend", "reference", "--origin", "a"]
+        url = f"eventsourcing+sqlite:///{made.path.name}"
+        result = CliRunner().invoke(cli, ["init", *options, "--store", url])
+        assert result.exit_code == 0, result.output
+        assert f'store = "{url}?table=stored_events"' in config.read_text()
+        execute(made.path, "CREATE TABLE later AS SELECT * FROM stored_events WHERE 0")
+        with closing(open_event_store(Config.load(config).store)) as store:
+            assert store.head() == 1
 
 
 # -- the embedded store: appending --------------------------------------------------------------------
