@@ -16,6 +16,7 @@ from sqlalchemy.pool import QueuePool
 from eventchain.chainstores import schema
 from eventchain.chainstores.lock import writer_lock
 from eventchain.errors import ConfigError, StoreError
+from eventchain.sqlite_readonly import CREATE, IMMUTABLE, NORMAL, refusal, unseen_log, would_leave_files
 
 OLDEST = (3, 37)
 """The first version of SQLite with STRICT tables."""
@@ -58,7 +59,7 @@ class SQLiteDatabase:
     def __init__(self, url: str, create: bool) -> None:
         self.url = url
         self._path = _path_of(url)
-        self._mode = "mode=rw"  # SQLite itself falls back to reading where the file may not be written
+        self._mode = NORMAL  # SQLite itself falls back to reading where the file may not be written
         self._frozen: tuple[int, int] | None = None  # the file's state when opened as immutable
         self._engine = create_engine("sqlite://", creator=self._connect, poolclass=QueuePool)
         if sqlite3.sqlite_version_info < OLDEST:
@@ -69,8 +70,11 @@ class SQLiteDatabase:
             elif not self._path.is_file():
                 raise StoreError(f"{self._path}: there is no such file", hint=NEW)
             self._check()
-        except (SQLAlchemyError, sqlite3.Error) as error:
-            raise self.explain(error) from error
+        except BaseException as error:
+            self._engine.dispose()
+            if isinstance(error, SQLAlchemyError | sqlite3.Error):
+                raise self.explain(error) from error
+            raise
 
     def close(self) -> None:
         self._engine.dispose()
@@ -130,7 +134,7 @@ class SQLiteDatabase:
     # -- opening
 
     def _create(self) -> None:
-        self._mode = "mode=rwc"
+        self._mode = CREATE
         with self._engine.connect() as connection:
             if not connection.exec_driver_sql("SELECT count(*) FROM sqlite_schema").scalar():
                 connection.exec_driver_sql("PRAGMA page_size = 4096")  # a full tile fills two overflow pages
@@ -138,13 +142,15 @@ class SQLiteDatabase:
                 with self.writing() as connection:  # all tables or none, also with two of us at it
                     schema.metadata.create_all(connection)
         self._engine.dispose()
-        self._mode = "mode=rw"
+        self._mode = NORMAL
 
     def _check(self) -> None:
+        if would_leave_files(str(self._path)):
+            self._freeze()
         try:
             found = self._shape()
         except SQLAlchemyError as error:
-            if _code(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            if self._frozen or _code(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
                 raise
             self._freeze()
             found = self._shape()
@@ -158,14 +164,10 @@ class SQLiteDatabase:
                 raise StoreError(f"{self._path}: table {table} was altered: {changed}", hint=hint)
 
     def _freeze(self) -> None:
-        wal = self._path.with_name(self._path.name + "-wal")
-        if wal.exists() and wal.stat().st_size:
-            raise StoreError(
-                f"{self._path}: its last commits are in {wal.name}, which cannot be read here",
-                hint="copy both files into a folder that can be written and read them there",
-            )
+        if log := unseen_log(str(self._path)):
+            raise refusal(str(self._path), log)
         self._engine.dispose()
-        self._mode = "mode=ro&immutable=1"
+        self._mode = IMMUTABLE
         self._frozen = self._state()
 
     def _state(self) -> tuple[int, int]:

@@ -15,7 +15,8 @@ from urllib.parse import quote
 from eventchain.errors import StoreError
 from eventchain.eventstores.open import parse_file_url
 from eventchain.eventstores.sqlite_arrow import EventTable, read_events
-from eventchain.eventstores.sqlite_readonly import (
+from eventchain.eventstores.sqlite_rows import RowReader, connect
+from eventchain.sqlite_readonly import (
     CREATE,
     IMMUTABLE,
     NORMAL,
@@ -26,7 +27,6 @@ from eventchain.eventstores.sqlite_readonly import (
     unseen_log,
     would_leave_files,
 )
-from eventchain.eventstores.sqlite_rows import RowReader, connect
 
 BUSY_SECONDS = 60.0
 """How long to wait for another process's write transaction."""

@@ -348,3 +348,17 @@ def test_bytes_an_event(tmp_path: Path) -> None:
         fill(store, 100_000)
     assert list(tmp_path.glob("chain.db-*")) == []
     assert path.stat().st_size / 100_000 <= 75  # 56 of them are hash, salt and position
+
+
+def test_reading_leaves_no_file_of_the_auditors_behind(tmp_path: Path, chain: Path) -> None:
+    """A chain file that may not be written, in a folder that may."""
+    folder = tmp_path / "open to all"
+    folder.mkdir()
+    copy = folder / "chain.db"
+    shutil.copy(chain, copy)
+    copy.chmod(0o444)
+    folder.chmod(0o777)
+    with auditor(copy) as child:
+        assert child.recv() == (20, 79, 79)
+        child.send("go on")
+    assert {file.name for file in folder.iterdir()} <= {"chain.db", "warm.db"}  # the other is the test's

@@ -36,12 +36,13 @@ BACKENDS = {
 }
 
 # floor -> the floors of the project that it may use besides itself
-GROUND = {"errors", "ahead"}
+GROUND = {"errors", "ahead", "sqlite_readonly"}
 FORMATS = GROUND | {"formats"}
 CONTRACTS = FORMATS | {"contracts"}
 FLOORS = {
     "errors": set(),
     "ahead": set(),
+    "sqlite_readonly": {"errors"},
     "formats": GROUND,
     "contracts": FORMATS,
     "mining": CONTRACTS,
