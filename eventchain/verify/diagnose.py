@@ -8,7 +8,7 @@ was altered or inserted; a leaf that no event fits has lost its event.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -17,12 +17,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from eventchain.contracts.chain_store import TILE
-from eventchain.errors import FormatError
-from eventchain.formats.event import EVENT_SCHEMA, empty_batch, id_for_people
-from eventchain.formats.leaf import leaf_hashes
 from eventchain.formats.log import Hashes
-from eventchain.verify.findings import Finding, Report
+from eventchain.verify.findings import Report
 from eventchain.verify.leaves import NOWHERE, LeafTable, Window
+from eventchain.verify.naming import ALTERED, MANY, NEVER, PUSHED, RUN, SALT, Naming
+from eventchain.verify.suspects import Suspects, agree, at_positions, concat, safe_leaf_hashes, take
 from eventchain.verify.walk import Block, Walk
 
 NEAR = 64
@@ -33,91 +32,6 @@ POOL = 512
 """Events and leaves without a partner that are held against one another at the end."""
 ROUNDS = 4
 """How often such a pool is worked through; an edit that fills more is no handful of moved events."""
-NAMED = 1000
-"""Findings of one kind that are named one by one; more are counted."""
-RUN = 8
-"""More neighbours than this with the same fate are one finding."""
-NEVER = "was never sealed"
-PUSHED = "was never sealed; the event that stood here was moved"
-SALT = "cannot be proven: its salt was replaced"
-ALTERED = "is not the event that was sealed"
-MANY = {
-    NEVER: "were never sealed",
-    PUSHED: "were never sealed; the events that stood here were moved",
-    SALT: "cannot be proven: their salts were replaced",
-    ALTERED: "are not the events that were sealed",
-}
-"""What is said of one event, and of a run of them."""
-
-
-def safe_leaf_hashes(batch: Any, salts: NDArray[np.uint8]) -> Hashes:
-    """Leaf hashes, zero for an event that was edited into something too long to be an entry. To be compared
-    by :func:`agree` only."""
-    try:
-        return leaf_hashes(batch, salts)
-    except FormatError:
-        if batch.num_rows == 1:
-            return np.zeros((1, 32), np.uint8)
-        half = batch.num_rows // 2
-        parts = [safe_leaf_hashes(batch.slice(0, half), salts[:half])]
-        parts.append(safe_leaf_hashes(batch.slice(half), salts[half:]))
-        return np.concatenate(parts)
-
-
-def agree(derived: Hashes, stored: Hashes) -> NDArray[np.bool_]:
-    """Whether each event's leaf is the stored one. Zero stands for none: a leaf that is zero fits nothing,
-    though a block commit to it."""
-    same: NDArray[np.bool_] = (derived == stored).all(axis=1) & derived.any(axis=1)
-    return same
-
-
-def at_positions(batch: Any, positions: NDArray[np.int64]) -> Any:
-    """The batch as if its events stood at these positions."""
-    return batch.set_column(0, EVENT_SCHEMA.field(0), pa.array(positions, pa.int64()))
-
-
-@dataclass
-class Suspects:
-    """Events and leaves of a window that do not fit.
-
-    events: Arrow batch; leaves: (n,) int64, the log index of each event's leaf by position, −1 for none;
-    lacking: (m,) int64, log indices of leaves at whose position no event stands.
-    """
-
-    events: Any
-    leaves: NDArray[np.int64]
-    lacking: NDArray[np.int64]
-
-    @classmethod
-    def none(cls) -> Suspects:
-        return cls(empty_batch(), np.empty(0, np.int64), np.empty(0, np.int64))
-
-    def differ(self, events: Any, leaves: NDArray[np.int64]) -> None:
-        """Events that do not hash to the leaf at their position."""
-        self.events = _concat(self.events, events)
-        self.leaves = np.concatenate([self.leaves, leaves])
-
-    def extra(self, events: Any) -> None:
-        """Events at a position that no leaf has."""
-        self.differ(events, np.full(events.num_rows, NOWHERE, np.int64))
-
-    def lack(self, leaves: NDArray[np.int64]) -> None:
-        self.lacking = np.concatenate([self.lacking, leaves])
-
-    def acquit(self, first: int, end: int) -> None:
-        """The leaves of this range were wrong, not the events."""
-        keep = (self.leaves < first) | (self.leaves >= end)
-        self.events, self.leaves = _take(self.events, keep), self.leaves[keep]
-
-    def touch(self, first: int, end: int) -> bool:
-        """Whether any suspect belongs to this range of leaves."""
-        return bool(
-            ((self.leaves >= first) & (self.leaves < end)).any()
-            or ((self.lacking >= first) & (self.lacking < end)).any()
-        )
-
-    def __bool__(self) -> bool:
-        return bool(len(self.leaves) or len(self.lacking))
 
 
 @dataclass
@@ -144,9 +58,7 @@ class Diagnosis:
         self._filled: set[int] = set()  # leaves whose event was found elsewhere
         self._altered_in_run: dict[int, int] = {}  # leaf by position -> the leaf it is moved to by its run
         self._rounds = ROUNDS
-        self._counts: dict[str, int] = {}
-        self._last_run: Finding | None = None
-        self._last_run_ends = (NOWHERE, 0)  # its last leaf, and its place in the report
+        self._naming = Naming(walk, report)
         self._tile = lru_cache(maxsize=512)(self._read_tile)
         self._sightless = lru_cache(maxsize=512)(self._lacks_pieces)
 
@@ -154,7 +66,7 @@ class Diagnosis:
         if suspects:
             self._shifts(window, suspects)
         pool = Suspects(
-            _concat(self._left.events, suspects.events),
+            concat(self._left.events, suspects.events),
             np.concatenate([self._left.leaves, suspects.leaves]),
             np.concatenate([self._left.lacking, suspects.lacking]),
         )
@@ -173,11 +85,7 @@ class Diagnosis:
     def finish(self) -> None:
         self._settle()
         self._end_shift()
-        for kind, count in self._counts.items():
-            if count > NAMED:
-                self._report.add(
-                    kind, f"{count - NAMED} more of this kind", origin=self._walk.origin, count=count - NAMED
-                )
+        self._naming.finish()
 
     # -- runs shifted by a constant
 
@@ -208,7 +116,7 @@ class Diagnosis:
             emptied = np.setdiff1d(suspects.leaves[run], filled)
             suspects.lack(emptied[~np.isin(emptied, list(self._filled))])
             suspects.lacking = np.unique(suspects.lacking[~np.isin(suspects.lacking, filled)])
-            suspects.events, suspects.leaves = _take(suspects.events, keep), suspects.leaves[keep]
+            suspects.events, suspects.leaves = take(suspects.events, keep), suspects.leaves[keep]
 
     def _nearby(self, suspects: Suspects) -> int | None:
         """How far the first events that fit a leaf near their own are shifted, if there are two."""
@@ -350,7 +258,7 @@ class Diagnosis:
                 (other for other, goal in found.items() if goal == pool.leaves[row] != NOWHERE), None
             )
             if row in in_place:
-                self._tell(
+                self._naming.one(
                     "salt-replaced",
                     f"the chain store records position {recorded} for the event sealed at {own}",
                     leaf,
@@ -359,7 +267,7 @@ class Diagnosis:
                 )
             elif partner is not None and pool.leaves[partner] == leaf and partner != row:
                 told.add(partner)
-                self._tell(
+                self._naming.one(
                     "reordered",
                     f"stands at {own} and changed places with the one at {recorded}",
                     leaf,
@@ -367,7 +275,7 @@ class Diagnosis:
                     row,
                 )
             else:
-                self._tell(
+                self._naming.one(
                     "reordered", f"was sealed at {recorded} and stands at {own}", leaf, pool.events, row
                 )
 
@@ -410,10 +318,10 @@ class Diagnosis:
         kind, message = fate
         if len(run) <= RUN:
             for row in run:
-                self._tell(kind, message, int(leaves[row]), events, row)
+                self._naming.one(kind, message, int(leaves[row]), events, row)
             return
         first, last = (events["position"][row].as_py() for row in (run[0], run[-1]))
-        self._tell_many(
+        self._naming.many(
             kind, MANY[message], (int(leaves[run[0]]), int(leaves[run[-1]])), (first, last), len(run)
         )
 
@@ -430,34 +338,7 @@ class Diagnosis:
             if replaced.any():
                 message += " at the position recorded, and the record was edited"
             kind = "salt-replaced" if replaced.any() else "missing"
-            self._tell_many(kind, message, (first, last), (int(positions[0]), int(positions[-1])), len(run))
-
-    def _tell_many(
-        self, kind: str, message: str, leaves: tuple[int, int], positions: tuple[int, int], count: int
-    ) -> None:
-        """One finding for a run of events, which goes on with the last one where they meet."""
-        before, (end, number) = self._last_run, self._last_run_ends
-        if (
-            before is not None
-            and (before.kind, before.message) == (kind, message)
-            and 0 <= end == leaves[0] - 1
-        ):
-            merged = replace(before, last=positions[1], count=before.count + count)
-            self._report.findings[number] = merged
-        else:
-            first = leaves[0]
-            block = self._walk.block_of(first) if first != NOWHERE else self._walk.block_over(positions[0])
-            number = len(self._report.findings)
-            self._report.add(
-                kind,
-                message,
-                origin=self._walk.origin,
-                height=block.height if block else None,
-                position=positions[0],
-                last=positions[1] if count > 1 else None,
-                count=count,
-            )
-        self._last_run, self._last_run_ends = self._report.findings[number], (leaves[1], number)
+            self._naming.many(kind, message, (first, last), (int(positions[0]), int(positions[-1])), len(run))
 
     def _blind(self, position: int) -> bool:
         """Whether the position lies in a block whose pieces are missing."""
@@ -466,38 +347,3 @@ class Diagnosis:
 
     def _lacks_pieces(self, first: int, end: int) -> bool:
         return bool((self._table.beside(first, end)[1] == NOWHERE).any())
-
-    def _tell(self, kind: str, message: str, leaf: int, events: Any, row: int) -> None:
-        self._counts[kind] = self._counts.get(kind, 0) + 1
-        if self._counts[kind] > NAMED:
-            return
-        position = events["position"][row].as_py()
-        block = self._walk.block_of(leaf) if leaf != NOWHERE else self._walk.block_over(position)
-        event_id, odd = id_for_people(_text(events["id"], row))
-        if odd:
-            message += f", and holds a value of a kind that does not belong there in {', '.join(odd)}"
-        self._report.add(
-            kind,
-            message,
-            origin=self._walk.origin,
-            height=block.height if block else None,
-            position=position,
-            stream=_text(events["stream"], row),
-            id=None if "id" in odd else event_id,
-        )
-
-
-def _text(column: Any, row: int) -> str:
-    """A text value for people; an edited row may hold bytes that are not UTF-8."""
-    raw = column[row].as_buffer()
-    return bytes(raw).decode("utf-8", "replace") if raw is not None else ""
-
-
-def _take(batch: Any, keep: NDArray[np.bool_]) -> Any:
-    return batch if keep.all() else batch.take(pa.array(np.flatnonzero(keep)))
-
-
-def _concat(one: Any, other: Any) -> Any:
-    if not one.num_rows or not other.num_rows:
-        return other if other.num_rows else one
-    return pa.Table.from_batches([one, other], EVENT_SCHEMA).combine_chunks().to_batches()[0]

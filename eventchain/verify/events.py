@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from eventchain.ahead import ahead
 from eventchain.contracts.chain_store import TILE, ChainStore
 from eventchain.formats.log import Hashes, root_of
-from eventchain.verify.diagnose import NEAR, Diagnosis, Suspects, agree, safe_leaf_hashes
+from eventchain.verify.diagnose import NEAR, Diagnosis
 from eventchain.verify.findings import Report
 from eventchain.verify.leaves import NOWHERE, LeafTable, RootCheck, UpperTiles, Window, windows
+from eventchain.verify.suspects import Suspects, agree, safe_leaf_hashes
 from eventchain.verify.walk import Block, Walk
 
 Reader = Callable[[int | None, int], Any]
