@@ -73,14 +73,16 @@ NO_LEAVES = Leaves(np.empty((0, 32), np.uint8), np.empty((0, 16), np.uint8), np.
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """Blocks that were added to a branch, not mined yet. ``not_before``: each block's ``built``, seconds."""
+    """Blocks that were added to a branch, not mined yet, and what each says. ``not_before``: each block's
+    ``built``, unix seconds."""
 
     branch: int
     blocks: Blocks
+    said: list[Manifest]
 
     @property
     def not_before(self) -> NDArray[np.int64]:
-        return np.array([Manifest.parse(raw).built for raw in self.blocks.manifests], np.int64)
+        return np.array([said.built for said in self.said], np.int64)
 
 
 class Builder:
@@ -239,32 +241,32 @@ class Builder:
         counts = [len(leaves) for leaves in blocks]
         sizes = list(accumulate(counts, initial=first))[1:]
         own_roots, log_roots = roots_of(whole.hashes, counts), tip.log.frontier.extend(whole.hashes, sizes)
-        heights, manifests, headers = [], [], []
+        everything, heights, manifests, headers = [], [], [], []
         for number, leaves in enumerate(blocks):
             if len(leaves):
                 tip.position = max(int(leaves.positions[-1]), -1 if tip.position is None else tip.position)
             built = self.now()
             grown = self._grown(tip)
-            manifest = bytes(
-                Manifest(
-                    origin=tip.branch.origin,
-                    size=sizes[number],
-                    root=log_roots[number],
-                    height=tip.height + 1,
-                    leaves=own_roots[number],
-                    built=built,
-                    position=tip.position,
-                    late=late[number] if late else 0,
-                    sealed=tip.sealed,
-                    fork=fork,
-                    pin=pin,
-                    children=tuple(Pointer(child.branch.origin, child.height, child.link) for child in grown),
-                    policy=policy,
-                )
+            said = Manifest(
+                origin=tip.branch.origin,
+                size=sizes[number],
+                root=log_roots[number],
+                height=tip.height + 1,
+                leaves=own_roots[number],
+                built=built,
+                position=tip.position,
+                late=late[number] if late else 0,
+                sealed=tip.sealed,
+                fork=fork,
+                pin=pin,
+                children=tuple(Pointer(child.branch.origin, child.height, child.link) for child in grown),
+                policy=policy,
             )
+            manifest = bytes(said)
             for child in grown:
                 child.named = child.height
             headers.append(unmined(tip.link, manifest, tip.policy.bits))
+            everything.append(said)
             manifests.append(manifest)
             heights.append(tip.height + 1)
             tip.extend(tip.height + 1, sha256d(headers[-1]), built)  # the link is the unmined header's hash
@@ -277,7 +279,7 @@ class Builder:
             manifests,
         )
         self.store.add_blocks(tip.branch.id, added)
-        return Built(tip.branch.id, added)
+        return Built(tip.branch.id, added, everything)
 
     def _check(self, tip: Tip, policy: Policy, height: int, leaves: int, late: int) -> None:
         if leaves > policy.events:

@@ -75,7 +75,7 @@ class Sealer:
         for tip in self.builder.tips.values():
             first = tip.sealed_height + 1
             while len(blocks := self._store.blocks(tip.branch.id, first, SCAN)):
-                self._submit(Built(tip.branch.id, blocks))
+                self._submit(Built(tip.branch.id, blocks, list(map(Manifest.parse, blocks.manifests))))
                 first = int(blocks.heights[-1]) + 1
 
     def build(self, built: Built) -> None:
@@ -186,15 +186,14 @@ class Sealer:
     def _submit(self, built: Built) -> None:
         blocks = built.blocks
         waiting = np.flatnonzero(blocks.headers["time"] == 0)
-        manifests = [Manifest.parse(raw) for raw in blocks.manifests]
-        for row, said in enumerate(manifests):
+        for row, said in enumerate(built.said):
             self._unsealed[built.branch, int(blocks.heights[row])] = said.size, said.position
         if len(waiting) and self._engine:
             self._engine.submit(
                 self._key(built.branch) | blocks.heights[waiting],
                 blocks.headers[waiting],
                 [blocks.manifests[row] for row in waiting],
-                np.array([manifests[row].built for row in waiting], np.int64),
+                built.not_before[waiting],
             )
 
     def _key(self, branch: int) -> int:

@@ -47,10 +47,6 @@ class Tip:
     def unsealed(self) -> int:
         return self.height - self.sealed_height
 
-    def link_at(self, height: int) -> bytes | None:
-        """The link of a block above the sealed prefix."""
-        return self._links.get(height)
-
     def extend(self, height: int, link: bytes, built: int) -> None:
         """A block was built on top."""
         self.height, self.link, self.built = height, link, built

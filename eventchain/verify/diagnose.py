@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from eventchain.contracts.chain_store import TILE
 from eventchain.formats.log import Hashes
 from eventchain.verify.findings import Report
-from eventchain.verify.leaves import NOWHERE, LeafTable, Window
+from eventchain.verify.leaves import NOWHERE, LeafTable
 from eventchain.verify.naming import ALTERED, MANY, NEVER, PUSHED, RUN, SALT, Naming
 from eventchain.verify.suspects import Suspects, agree, at_positions, concat, safe_leaf_hashes, take
 from eventchain.verify.walk import Block, Walk
@@ -43,7 +43,7 @@ class _Shift:
     first_position: int
     last_position: int
     count: int
-    block: Block
+    block: Block | None
 
 
 class Diagnosis:
@@ -62,9 +62,9 @@ class Diagnosis:
         self._tile = lru_cache(maxsize=512)(self._read_tile)
         self._sightless = lru_cache(maxsize=512)(self._lacks_pieces)
 
-    def take(self, window: Window, suspects: Suspects) -> None:
+    def take(self, suspects: Suspects) -> None:
         if suspects:
-            self._shifts(window, suspects)
+            self._shifts(suspects)
         pool = Suspects(
             concat(self._left.events, suspects.events),
             np.concatenate([self._left.leaves, suspects.leaves]),
@@ -74,12 +74,12 @@ class Diagnosis:
         if len(pool.leaves) > POOL or len(pool.lacking) > POOL:
             self._settle()
 
-    def beyond(self, window: Window, events: Any) -> None:
+    def beyond(self, events: Any) -> None:
         """The first events that follow the log: a run shifted up ends among them."""
         follow = Suspects.none()
         follow.differ(events, self._walk.size + np.arange(events.num_rows))
         if self._shift is not None or len(self._left.lacking):
-            self._shifts(window, follow)
+            self._shifts(follow)
             self._left.differ(follow.events, follow.leaves)
 
     def finish(self) -> None:
@@ -89,7 +89,7 @@ class Diagnosis:
 
     # -- runs shifted by a constant
 
-    def _shifts(self, window: Window, suspects: Suspects) -> None:
+    def _shifts(self, suspects: Suspects) -> None:
         for _ in range(TRIES):
             by = self._nearby(suspects)
             if by is None:
@@ -107,7 +107,7 @@ class Diagnosis:
                 for leaf in range(self._shift.last + 1, int(suspects.leaves[first])):
                     self._altered_in_run[leaf] = leaf + by
                     self._filled.add(leaf + by)
-            self._add_shift(by, suspects, run, window)
+            self._add_shift(by, suspects, run)
             filled = suspects.leaves[run] + by
             self._filled.update(filled[: 4 * NEAR].tolist() + filled[-4 * NEAR :].tolist())
             keep = np.ones(len(fits), np.bool_)
@@ -160,7 +160,7 @@ class Diagnosis:
         first, end = number * TILE, (number + 1) * TILE
         return self._table.hashes(first, end), *self._table.beside(first, end)
 
-    def _add_shift(self, by: int, suspects: Suspects, run: slice, window: Window) -> None:
+    def _add_shift(self, by: int, suspects: Suspects, run: slice) -> None:
         first, last = int(suspects.leaves[run.start]), int(suspects.leaves[run.stop - 1])
         where = suspects.events["position"].to_numpy()[run]
         if self._shift is not None and self._goes_on(by, first):
@@ -168,7 +168,7 @@ class Diagnosis:
             self._shift.count += len(where)
             return
         self._end_shift()
-        block = window.block_of(min(first, window.end - 1))
+        block = self._walk.block_of(min(first, self._walk.size - 1))
         self._shift = _Shift(by, last, int(where[0]), int(where[-1]), len(where), block)
 
     def _goes_on(self, by: int, first: int) -> bool:
@@ -186,7 +186,7 @@ class Diagnosis:
             f"shifted by {abs(shift.by)} from {shift.first_position} to {shift.last_position}: "
             f"they stand at {way} positions than they were sealed at",
             origin=self._walk.origin,
-            height=shift.block.height,
+            height=shift.block.height if shift.block else None,
             position=shift.first_position,
             last=shift.last_position,
             count=shift.count,

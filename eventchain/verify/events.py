@@ -43,8 +43,7 @@ class EventCursor:
     def upto(self, position: int) -> Iterator[Any]:
         """Batches of the events not read yet whose position is at most this."""
         while True:
-            batch = self._held if self._held is not None else self._next()
-            self._held = None
+            batch = self._next()
             if batch is None:
                 return
             cut = int(np.searchsorted(batch["position"].to_numpy(), position, side="right"))
@@ -56,20 +55,20 @@ class EventCursor:
 
     def peek(self, limit: int) -> Any:
         """The next events, at most ``limit``, without passing them; None where there are none."""
-        if self._held is None:
-            self._held = self._next()
+        self._held = self._next()
         return None if self._held is None else self._held.slice(0, limit)
 
     def more(self) -> int:
         """How many events follow; reads them all."""
         count = 0
-        while (batch := self._held if self._held is not None else self._next()) is not None:
+        while (batch := self._next()) is not None:
             count += batch.num_rows
-            self._held = None
         return count
 
     def _next(self) -> Any:
-        return next(self._batches, None)
+        """What was held back, else the next batch; None at the end."""
+        held, self._held = self._held, None
+        return held if held is not None else next(self._batches, None)
 
 
 def check_store(store: ChainStore, walk: Walk, read: Reader, report: Report, progress: Progress) -> None:
@@ -108,7 +107,6 @@ class _Check:
         self._diagnosis = Diagnosis(walk, self.table, report)
         self._late = self._late_positions()
         self._covered = NOWHERE  # the highest position of the windows so far
-        self._last: Window | None = None
         self._told: set[int] = set()  # pieces whose digest alone is wrong
         self._mended: dict[int, list[tuple[int, int]]] = {}  # tile -> leaf and height of each wrong hash
 
@@ -122,13 +120,12 @@ class _Check:
             lost |= not self._repair(window, block, rows, derived[rows], suspects)
         self._roots.follow(window, window.hashes, lost)
         self._upper.take(window.hashes[: max(0, self.table.held - window.first)])
-        self._diagnosis.take(window, suspects)
-        self._last = window
+        self._diagnosis.take(suspects)
         self._report.events += window.end - window.first
 
     def finish(self, backlog: bool) -> None:
-        if self._last is not None and (follow := self._cursor.peek(NEAR)) is not None:
-            self._diagnosis.beyond(self._last, follow)
+        if (follow := self._cursor.peek(NEAR)) is not None:
+            self._diagnosis.beyond(follow)
         self._diagnosis.finish()
         self._tell_mended()
         self._upper.check()
@@ -267,11 +264,12 @@ class _Check:
                 continue  # a finding already
             if not suspects.touch(tile * TILE, (tile + 1) * TILE):
                 self._told.add(tile)
+                block = self.walk.block_of(max(window.first, tile * TILE))
                 self._report.add(
                     "piece",
                     f"the digest of piece {tile} is not of its salts and positions, which are right",
                     origin=self.walk.origin,
-                    height=window.block_of(max(window.first, tile * TILE)).height,
+                    height=block.height if block else None,
                 )
 
     def _late_positions(self) -> NDArray[np.int64]:

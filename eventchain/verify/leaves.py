@@ -47,17 +47,6 @@ class Window:
     late: NDArray[np.bool_]
     blocks: list[Block]
 
-    def block_of(self, index: int) -> Block:
-        """The block that added leaf ``index`` of the log."""
-        low, high = 0, len(self.blocks) - 1
-        while low < high:
-            middle = (low + high) // 2
-            if self.blocks[middle].end > index:
-                high = middle
-            else:
-                low = middle + 1
-        return self.blocks[low]
-
 
 def windows(walk: Walk, leaves: LeafTable) -> Iterator[Window]:
     blocks: list[Block] = []
