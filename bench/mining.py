@@ -1,32 +1,33 @@
-"""Mining rates of every backend and device of this host, beside a peer and the computed limit.
+"""Mining rates of every backend and device of this host, beside their peers and the computed limit.
 
-    python bench/mining.py [--seconds 2] [--rounds 3]
+    python bench/mining.py [--seconds 2] [--rounds 3] [--only WORD]
 
-Rates are wall-clock MH/s of double SHA-256 over 80-byte headers: one header that is never solved, and 10,000
-headers of 12 bits that all are. Every solution is checked. The peer is hashlib (OpenSSL) in a loop, and
-cpuminer where EVENTCHAIN_PEER_MINERD names its program. Rounds alternate, medians are printed.
+Rates are in MH/s of double SHA-256 over 80-byte headers: one header that is never solved, with one version
+and with 16 rolled versions, and 10,000 headers of 12 bits that all are. Every solution is checked. The CPU is
+measured with each variant of its code that it can run, each beside the peer that uses the same instructions
+(see _peers.py for the peers, and what they count). On all cores the wall clock counts; on one core, where
+other processes may take their share of it, CPU time does. Rounds alternate, medians are printed.
 
-The limit of a CPU variant is its clock over the fewest clocks a hash can take, times the cores. Of a double
-hash of a header, 61.5 pairs of rounds are left after the midstate, the rounds before the nonce and those
-after the last word that counts. SHA instructions: two clocks a pair (Zen; three on Ice Lake), which binds.
-Vectors: 2,846 operations for a vector of hashes with three-input logic and rotates (AVX-512), about 4,700
-with shifts in place of rotates (AVX2, SSE2), two a clock. The clock is measured, with a chain of
-multiplications that takes four clocks a step.
+The limit is the clock over the fewest clocks that a hash can take (see _limits.py), times the cores. The
+clock is measured, with a chain of multiplications that takes four clocks a step.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
-import re
 import statistics
-import subprocess
 import time
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
+from _limits import clocks, this_core
+from _peers import HASHLIB, Peer, Rate, peers
 from _results import clock, heading, write
+from eventchain_cpu import CpuDevice
 from eventchain_kernels.native import cores, search_variants
 
 from eventchain.contracts.backend import NONCES, Device, Work
@@ -42,8 +43,36 @@ from eventchain.formats.header import (
 from eventchain.mining.backends import available, open_backend
 
 EASY, EASY_BITS = 10_000, 12
-CLOCKS = {"sha": 61.5 * 2, "avx512": 2846 / 2 / 16, "avx2": 4700 / 2 / 8, "generic": 4700 / 2 / 4}
-"""Clocks a hash of each CPU variant, at least."""
+ROLLS = 16
+ONE, ROLLED, MANY = "one header", f"{ROLLS} versions", f"{EASY:,} of {EASY_BITS} bits"
+
+
+class Subject(NamedTuple):
+    """kind: the variant of the CPU's code, or the backend; a peer names it as what it is measured beside
+    limited_by: the variant whose limit holds, if one does
+    """
+
+    name: str
+    device: Device
+    kind: str
+    limited_by: str = ""
+
+
+def subjects() -> list[Subject]:
+    found = []
+    variants = search_variants()
+    for name in available():
+        if name == "cpu":
+            cpus = [CpuDevice(variant) for variant in variants]
+            found += [Subject(f"cpu: {cpu.name}", cpu, cpu.variant, cpu.variant) for cpu in cpus]
+            continue
+        try:
+            for device in open_backend(name).devices:
+                on_cpu = "Portable Computing Language" in device.name
+                found.append(Subject(f"{name}: {device.name}", device, name, variants[0] if on_cpu else ""))
+        except BackendError as error:
+            print(f"{name} is left out: {error.message}")
+    return found
 
 
 def headers(count: int, bits: int) -> Any:
@@ -52,104 +81,125 @@ def headers(count: int, bits: int) -> Any:
     return made
 
 
-def one_header(device: Device, seconds: float) -> float:
+def one_header(device: Device, seconds: float, rolls: int = 1) -> Rate:
     work, count = headers(1, 0x01010000), 2**16
     while True:
-        began = time.perf_counter()
-        device.search(Work(work, np.zeros(1, np.uint64), count))
+        began, worked = time.perf_counter(), time.process_time()
+        device.search(Work(work, np.zeros(1, np.uint64), count, rolls))
         taken = time.perf_counter() - began
-        if taken > seconds / 2 or count >= NONCES:
-            return count / taken
-        count = min(NONCES, int(count * min(16, seconds / taken)))
+        if taken > seconds / 2 or count >= rolls * NONCES:
+            return Rate(count / taken, count / (time.process_time() - worked))
+        count = min(rolls * NONCES, int(count * min(16, seconds / taken)))
 
 
-def easy_headers(device: Device) -> float:
+def easy_headers(device: Device) -> Rate:
     work = headers(EASY, bits_for_difficulty(EASY_BITS))
     began = time.perf_counter()
     found = device.search(Work(work, np.zeros(EASY, np.uint64), NONCES))
     taken = time.perf_counter() - began
     assert len(found.index) == EASY
     assert meets_target(with_counters(work[found.index], found.counter, 1)).all()
-    return EASY * work_of(bits_for_difficulty(EASY_BITS)) / taken
+    return Rate(EASY * work_of(bits_for_difficulty(EASY_BITS)) / taken)
 
 
-def hashlib_rate(seconds: float) -> float:
-    head, count, end = bytes(76), 0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        for nonce in range(10_000):
-            hashlib.sha256(hashlib.sha256(head + nonce.to_bytes(4, "little")).digest()).digest()
-        count += 10_000
-    return count / seconds
-
-
-def minerd_rate(program: str, seconds: float) -> float:
-    """cpuminer's own benchmark on all cores; it prints a rate for each thread and round."""
-    command = [program, "-a", "sha256d", "--benchmark"]
+@contextmanager
+def one_core() -> Iterator[None]:
+    """This thread, and the programs it starts, on one core where the system can tell them so."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
     try:
-        subprocess.run(command, capture_output=True, text=True, timeout=max(8, 4 * seconds))
-    except subprocess.TimeoutExpired as stopped:
-        said = "".join(part.decode() for part in (stopped.stdout, stopped.stderr) if isinstance(part, bytes))
-        totals = re.findall(r"Total: ([\d.]+) ([kM])?hash/s", said)
-        if totals:
-            return statistics.median(float(n) * {"k": 1e3, "M": 1e6, "": 1}[unit] for n, unit in totals)
-    raise SystemExit(f"{program} printed no rate")
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
-def devices() -> dict[str, Device]:
-    found: dict[str, Device] = {}
-    for name in available():
-        try:
-            for device in open_backend(name).devices:
-                found[f"{name}: {device.name}"] = device
-        except BackendError as error:
-            print(f"{name} is left out: {error.message}")
-    return found
+class Rates:
+    """Of each subject or peer, on all cores or one, the rates of each measurement, in hashes a second."""
+
+    def __init__(self) -> None:
+        self.all_cores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        self.one_core: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+
+    def measure(self, subject: Subject, beside: list[Peer], seconds: float) -> None:
+        device, ours = subject.device, self.all_cores[subject.name]
+        ours[ONE].append(one_header(device, seconds).wall)
+        for peer in beside:
+            if peer is not HASHLIB:  # uses one core only
+                self.all_cores[peer.name][ONE].append(peer.rate(cores(), seconds).wall)
+        if subject.kind == "reference":  # would take a minute
+            return
+        ours[ROLLED].append(one_header(device, seconds, ROLLS).wall)
+        ours[MANY].append(easy_headers(device).wall)
+
+    def measure_on_one_core(self, subject: Subject, beside: list[Peer], seconds: float) -> None:
+        device, ours = subject.device, self.one_core[subject.name]
+        with one_core():
+            ours[ONE].append(one_header(device, seconds).cpu or 0)
+            for peer in beside:
+                if rate := peer.rate(1, seconds).cpu:
+                    self.one_core[peer.name][ONE].append(rate)
+            ours[ROLLED].append(one_header(device, seconds, ROLLS).cpu or 0)
+
+
+def print_rows(title: str, ours: dict[str, list[float]], theirs: dict[str, Any], limits: list[float]) -> None:
+    """Ours, and its share of the limits for one version and for rolled ones; under it the peers."""
+    median = {what: statistics.median(rates) for what, rates in ours.items()}
+    columns = "".join(f"{median[what] / 1e6:{w}.2f}" if what in median else " " * w for what, w in COLUMNS)
+    shares = [f"{median[what] / limit:.0%}" for what, limit in zip((ONE, ROLLED), limits, strict=False)]
+    print(f"{title[:57]:58}{columns}  {', '.join(shares)}")
+    for name, rates in theirs.items():
+        rate = statistics.median(rates[ONE])
+        ratios = [f"{median[what] / rate:.2f}x" for what in (ONE, ROLLED) if what in median]
+        print(f"    {name:54}{rate / 1e6:12.2f}{ratios[0]:>13}{ratios[-1]:>13}")
+
+
+COLUMNS = ((ONE, 12), (ROLLED, 13), (MANY, 19))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", metavar="WORD", help="only what has this in its name or kind")
     options = parser.parse_args()
     figures = heading("mining")
-    found = devices()
-    for device in found.values():
-        one_header(device, 0.05)  # compiles
-    peers: dict[str, list[float]] = {"hashlib, one core": []}
-    minerd = os.environ.get("EVENTCHAIN_PEER_MINERD")
-    if minerd:
-        peers["cpuminer, all cores"] = []
-    else:
-        print("cpuminer is left out: EVENTCHAIN_PEER_MINERD does not name its program")
-    one: dict[str, list[float]] = {name: [] for name in found}
-    easy: dict[str, list[float]] = {name: [] for name in found}
-    clocks = []
+    core, there = this_core(), peers()
+    found = [subject for subject in subjects() if options.only in f"{subject.name} {subject.kind}"]
+    beside = {subject: [peer for peer in there if peer.beside == subject.kind] for subject in found}
+    for subject in found:
+        one_header(subject.device, 0.05)  # compiles
+        if subject.kind != "reference":
+            one_header(subject.device, 0.05, ROLLS)
+    rates, hertz = Rates(), []
     for _ in range(options.rounds):
-        clocks.append(clock())
-        for name, device in found.items():
-            one[name].append(one_header(device, options.seconds))
-            if not name.startswith("reference"):  # would take a minute
-                easy[name].append(easy_headers(device))
-        peers["hashlib, one core"].append(hashlib_rate(options.seconds / 2))
-        if minerd:
-            peers["cpuminer, all cores"].append(minerd_rate(minerd, options.seconds))
-    variant = search_variants()[0]
-    limit = cores() * statistics.median(clocks) / CLOCKS[variant]
+        hertz.append(clock())
+        for subject in found:
+            rates.measure(subject, beside[subject], options.seconds)
+            if subject.limited_by == subject.kind:  # the CPU's own
+                rates.measure_on_one_core(subject, [*beside[subject], HASHLIB], options.seconds)
+    speed = statistics.median(hertz)
+    limits = {
+        variant: [speed / clocks(core, variant, rolls) for rolls in (1, ROLLS)]
+        for variant in search_variants()
+    }
     figures |= {
-        "clock_hz": clocks, "variant": variant, "limit": limit, "one_header": one, "easy_headers": easy,
-        "peers": peers,
+        "clock_hz": hertz, "core": core.name, "limits_of_a_core": limits,
+        "all_cores": rates.all_cores, "one_core_cpu_time": rates.one_core,
     }  # fmt: skip
-    peer = statistics.median(peers.get("cpuminer, all cores") or peers["hashlib, one core"])
-    print(f"{'MH/s':60}{'one header':>12}{'10,000 of 12 bits':>19}{'of the peer':>13}{'of the limit':>14}")
-    for name in found:
-        rate = statistics.median(one[name])
-        many = f"{statistics.median(easy[name]) / 1e6:19.2f}" if easy[name] else " " * 19
-        share = f"{rate / limit:13.0%}" if name.startswith("cpu") else ""
-        print(f"{name[:59]:60}{rate / 1e6:12.2f}{many}{rate / peer:12.1f}x{share:>14}")
-    for name, rates in peers.items():
-        print(f"{name:60}{statistics.median(rates) / 1e6:12.2f}")
-    ghz = statistics.median(clocks) / 1e9
-    print(f"limit of {variant} on {cores()} cores at {ghz:.2f} GHz: {limit / 1e6:.1f} MH/s")
+    print(f"{'MH/s':58}{''.join(f'{what:>{width}}' for what, width in COLUMNS)}  of the limit")
+    print(f"{'':58}{'peer':>12}{'ours of it':>13}{'rolled':>13}")
+    for subject in found:
+        limit = limits.get(subject.limited_by, [])
+        theirs = {peer.name: rates.all_cores[peer.name] for peer in beside[subject] if peer is not HASHLIB}
+        print_rows(subject.name, rates.all_cores[subject.name], theirs, [cores() * each for each in limit])
+        if ours := rates.one_core.get(subject.name):
+            names = [peer.name for peer in [*beside[subject], HASHLIB]]
+            theirs = {name: rates.one_core[name] for name in names if name in rates.one_core}
+            print_rows("  a core, of CPU time", ours, theirs, limit)
+    print(f"limits at {speed / 1e9:.2f} GHz; the core: {core.name}")
     write(figures)
 
 
