@@ -9,12 +9,15 @@ takes at least max(ALU / 64, FMA / 64, all / 128) clocks. That is a bound by cou
 
 The floor is what any kernel of this design executes: 1,805 ALU instructions (rotates, shifts and logic) with
 every addition on the FMA pipe; 2,326 when additions are IADD3 on the ALU.
+
+Cubins of other miners for sm_90 that EVENTCHAIN_PEER_CUBIN names, each of one kernel, are counted alike.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 import subprocess
 import sys
@@ -96,13 +99,14 @@ def disassemble(cubin: bytes) -> str:
         return subprocess.run([tool, "-c", path], check=True, capture_output=True, text=True).stdout
 
 
-def lane_loop(sass: str) -> Counter[str]:
+def lane_loop(sass: str, kernel: str = "search") -> Counter[str]:
     """Opcodes that one turn of the lane loop executes when the nonce is no candidate.
 
     The loop's body is by far the longest stretch without a label. The branch at its end goes around the
-    candidate's check to a tail, and the tail's backward branch to the body's label closes the loop.
+    candidate's check to a tail, and the tail's backward branch to the body's label closes the loop. A kernel
+    without a loop tries one nonce a thread, and leaves after the body: all that it executes is counted.
     """
-    text = sass[sass.index(".text.search:") :]
+    text = sass[sass.index(f".text.{kernel}:") :]
     lines: list[tuple[str, str]] = []  # opcode, operands
     labels: dict[str, int] = {}
     for line in text.splitlines():
@@ -114,7 +118,10 @@ def lane_loop(sass: str) -> Counter[str]:
             lines.append((found[1], found[2]))
     edges = sorted({*labels.values(), len(lines)})
     begin, end = max(pairwise(edges), key=lambda edge: edge[1] - edge[0])
-    branch = next(i for i in range(begin, end) if lines[i][0].startswith("BRA"))
+    branch = next((i for i in range(begin, end) if lines[i][0].startswith("BRA")), None)
+    if branch is None:
+        leave = next(i for i in range(end, len(lines)) if lines[i][0] == "EXIT")
+        return Counter(opcode for opcode, _ in lines[: leave + 1])
     tail = labels[re.findall(r"\.L_x_\d+", lines[branch][1])[0]]
     back = next(
         i
@@ -130,6 +137,18 @@ def cost_of(opcodes: Counter[str]) -> Cost:
         base = opcode.split(".")[0]
         kinds["alu" if base in ALU else "fma" if base in FMA else "other"] += count
     return Cost(kinds["alu"], kinds["fma"], kinds["other"])
+
+
+def peers() -> dict[str, Cost]:
+    """Costs of the kernels in the cubins that EVENTCHAIN_PEER_CUBIN names (as PATH names folders)."""
+    costs = {}
+    for path in filter(None, os.environ.get("EVENTCHAIN_PEER_CUBIN", "").split(os.pathsep)):
+        sass = disassemble(Path(path).read_bytes())
+        kernel = re.findall(r"^\.text\.(\w+):", sass, re.MULTILINE)[0]
+        costs[f"peer, {kernel}"] = cost_of(lane_loop(sass, kernel))
+    if not costs:
+        print("peers are left out: EVENTCHAIN_PEER_CUBIN names no cubin")
+    return costs
 
 
 def main() -> int:
@@ -150,6 +169,7 @@ def main() -> int:
         f"{'instructions a nonce':34} {'ALU':>6} {'FMA':>6} {'other':>6} {'clocks/SM':>10} {'H200 GH/s':>10}"
     )
     rows = {f"search.cu, {registers} registers": cost} | {name: Cost(*row) for name, row in FLOORS.items()}
+    rows |= peers()
     for name, row in rows.items():
         print(f"{name:34} {row.alu:6} {row.fma:6} {row.other:6} {row.clocks:10.2f} {row.h200_ghs:10.2f}")
     print("GH/s are an H200's bounds from counting (132 SMs at 1.98 GHz), not measured")
