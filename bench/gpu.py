@@ -4,6 +4,7 @@
 
 The contract suite on cuda and opencl, then for every device one hard header and 10,000 headers of 12 bits,
 with power, temperature and clock as nvidia-smi gives them meanwhile. Every solution is checked on the host.
+ccminer's kernel is measured before and after them, where EVENTCHAIN_PEER_CUBIN names a cubin of it.
 Writes bench/results/gpu-<date>.json. Exits 2 when there is no CUDA GPU, 1 when a test fails.
 """
 
@@ -17,6 +18,7 @@ import time
 from typing import Any
 
 import numpy as np
+from _ccminer import ccminer_rate, cubin
 from _results import ROOT, heading, said_by, write
 
 from eventchain.contracts.backend import NONCES, Device, Work
@@ -98,6 +100,16 @@ def measure(device: Device, seconds: float) -> dict[str, Any]:
     return result
 
 
+def measure_peer(peer: str | None, seconds: float, rates: list[float]) -> None:
+    if not peer:
+        return
+    try:
+        rates.append(ccminer_rate(peer, seconds))
+        print(f"ccminer's kernel: {rates[-1] / 1e6:.1f} MH/s")
+    except BackendError as error:
+        print(f"ccminer: {error}", file=sys.stderr)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5, help="how long to measure each device")
@@ -122,7 +134,10 @@ def main() -> int:
         "gpus": said_by("nvidia-smi", "--query-gpu=name,driver_version,power.limit", "--format=csv,noheader")
         .splitlines(),
         "devices": {},
+        "ccminer": [],
     }  # fmt: skip
+    peer = cubin()
+    measure_peer(peer, seconds, report["ccminer"])
     for backend in backends:
         for device in backend.devices:
             try:
@@ -135,6 +150,7 @@ def main() -> int:
             print(
                 f"{backend.name:7} {device.name:50} MH/s: {one:.1f} one header, {easy:.1f} 10,000 easy ones"
             )
+    measure_peer(peer, seconds, report["ccminer"])
     write(report)
     return 0
 
