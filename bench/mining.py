@@ -92,6 +92,18 @@ def one_header(device: Device, seconds: float, rolls: int = 1) -> Rate:
         count = min(rolls * NONCES, int(count * min(16, seconds / taken)))
 
 
+def warmed_up(subject: Subject) -> bool:
+    """Compiled; a line is printed for a device that cannot."""
+    try:
+        one_header(subject.device, 0.05)
+        if subject.kind != "reference":
+            one_header(subject.device, 0.05, ROLLS)
+    except BackendError as error:
+        print(f"{subject.name} is left out: {error.message.splitlines()[0]}")
+        return False
+    return True
+
+
 def easy_headers(device: Device) -> Rate:
     work = headers(EASY, bits_for_difficulty(EASY_BITS))
     began = time.perf_counter()
@@ -168,11 +180,8 @@ def main() -> None:
     figures = heading("mining")
     core, there = this_core(), peers()
     found = [subject for subject in subjects() if options.only in f"{subject.name} {subject.kind}"]
+    found = [subject for subject in found if warmed_up(subject)]
     beside = {subject: [peer for peer in there if peer.beside == subject.kind] for subject in found}
-    for subject in found:
-        one_header(subject.device, 0.05)  # compiles
-        if subject.kind != "reference":
-            one_header(subject.device, 0.05, ROLLS)
     rates, hertz = Rates(), []
     for _ in range(options.rounds):
         hertz.append(clock())
