@@ -22,7 +22,7 @@ from eventchain.errors import FormatError, PolicyError, StoreError
 from eventchain.formats.event import EVENT_SCHEMA
 from eventchain.formats.header import HEADER, ZERO, seal_of, sha256d, unmined
 from eventchain.formats.leaf import leaf_hashes, new_salts
-from eventchain.formats.log import Hashes, roots_of
+from eventchain.formats.log import Hashes
 from eventchain.formats.manifest import Fork, Manifest, Pointer, Sealed, base_origin, check_origin
 from eventchain.formats.policy import Policy
 
@@ -236,11 +236,10 @@ class Builder:
         for number, leaves in enumerate(blocks):  # all are allowed, or nothing changes
             self._check(tip, in_force, tip.height + 1 + number, len(leaves), late[number] if late else 0)
         tip.policy = in_force
-        first = tip.log.size
         whole = Leaves.join(blocks)
         counts = [len(leaves) for leaves in blocks]
-        sizes = list(accumulate(counts, initial=first))[1:]
-        own_roots, log_roots = roots_of(whole.hashes, counts), tip.log.frontier.extend(whole.hashes, sizes)
+        sizes = list(accumulate(counts, initial=tip.log.size))[1:]
+        own_roots, log_roots = tip.log.append(whole.hashes, whole.salts, whole.positions, counts)
         everything, heights, manifests, headers = [], [], [], []
         for number, leaves in enumerate(blocks):
             if len(leaves):
@@ -271,7 +270,6 @@ class Builder:
             heights.append(tip.height + 1)
             tip.extend(tip.height + 1, sha256d(headers[-1]), built)  # the link is the unmined header's hash
             fork = pin = policy = None
-        tip.log.write(first, whole.hashes, whole.salts, whole.positions)
         added = Blocks(
             np.array(heights, np.int64),
             np.frombuffer(b"".join(headers), HEADER),
