@@ -211,7 +211,7 @@ def _split(joined: bytes, count: int) -> Any:
 
 def _first_reserved(ids: Any) -> int | None:
     """The row of the first id that could be taken for an irregular row's."""
-    if not len(ids) or IRREGULAR.encode() not in ids.buffers()[2].to_pybytes():  # hardly ever
+    if not len(ids) or IRREGULAR.encode()[:1] not in ids.buffers()[2].to_pybytes():  # the fastest search
         return None
     from pyarrow import compute
 
