@@ -102,8 +102,8 @@ def main() -> None:
 
 
 def _start_light() -> None:
-    """Before anything heavy is imported. numpy's linear algebra, which nothing here uses, would start a thread
-    for each core that spins for a while; and the collector would go over the modules again and again."""
+    """Before anything heavy is imported. numpy's linear algebra, which nothing here uses, would start a
+    thread for each core that spins for a while; the collector would go over the modules again and again."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(GARBAGE)
 
