@@ -76,6 +76,9 @@ def builder(store, clock):
 
 
 def add(builder, method, *arguments, **options):
+    if method == "extend":
+        tip, blocks = arguments
+        arguments = tip, Leaves.join(blocks), [len(leaves) for leaves in blocks]
     with builder.store.transaction():
         return getattr(builder, method)(*arguments, **options)
 
