@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from eventchain.chain.fit import require_fit
 from eventchain.chain.sealing import Sealer
@@ -19,7 +19,9 @@ from eventchain.eventstores import open_event_store
 from eventchain.formats.anchor import Anchor
 from eventchain.mining.backends import Choice, choose
 from eventchain.mining.engine import Engine
-from eventchain.verify import Report, verify
+
+if TYPE_CHECKING:
+    from eventchain.verify import Report
 
 
 def _ignore(device: str, reason: str) -> None:
@@ -93,6 +95,8 @@ class Chain:
         progress: Callable[[int], None] = lambda leaves: None,
     ) -> Report:
         """Check everything against both stores, the configuration's anchor and these."""
+        from eventchain.verify import verify
+
         every = (*self.anchors, *anchors)
         return verify(self.store, self.events, every, now=self._clock(), progress=progress)
 

@@ -24,15 +24,20 @@ READ_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Blocks of leaves to build; the first ``late[i]`` leaves of block i are late."""
+    """Blocks to build, of leaves that lie end to end: block i has ``counts[i]`` of them, of which the first
+    ``late[i]`` are late."""
 
-    blocks: list[Leaves]
+    leaves: Leaves
+    counts: list[int]
     late: list[int]
 
     def split(self, count: int) -> tuple[Chunk, Chunk | None]:
         """The first ``count`` blocks, and the rest if there is one."""
-        rest = Chunk(self.blocks[count:], self.late[count:])
-        return Chunk(self.blocks[:count], self.late[:count]), rest if rest.blocks else None
+        if count >= len(self.counts):
+            return self, None
+        end = sum(self.counts[:count])
+        rest = Chunk(self.leaves[end:], self.counts[count:], self.late[count:])
+        return Chunk(self.leaves[:end], self.counts[:count], self.late[:count]), rest
 
 
 def chunks(store: ChainStore, tip: Tip, events: EventStore, block_events: int) -> Iterator[Chunk]:
@@ -43,10 +48,10 @@ def chunks(store: ChainStore, tip: Tip, events: EventStore, block_events: int) -
     for leaves in _leaves(events, tip.position):
         held = Leaves.join([held, leaves]) if len(held) else leaves
         chunk, late, held = _cut(held, late, per_block, tip.policy.late, whole=True)
-        if chunk.blocks:
+        if chunk.counts:
             yield chunk
     chunk, _, _ = _cut(held, late, per_block, tip.policy.late, whole=False)
-    if chunk.blocks:
+    if chunk.counts:
         yield chunk
 
 
@@ -69,16 +74,26 @@ def _cut(
 ) -> tuple[Chunk, Leaves, Leaves]:
     """Blocks of ``per_block`` leaves, late ones first in each; what is left of both. ``whole``: keep a
     last block that is not full for later."""
-    blocks: list[Leaves] = []
+    parts = [NO_LEAVES]
     counts: list[int] = []
-    while len(held) or len(late):
+    lates: list[int] = []
+    while len(late):
         first = min(len(late), per_late, per_block)
         if whole and first + len(held) < per_block:
             break
-        blocks.append(Leaves.join([late[:first], held[: per_block - first]]) if first else held[:per_block])
-        counts.append(first)
+        parts += [late[:first], held[: per_block - first]]
+        counts.append(len(parts[-2]) + len(parts[-1]))
+        lates.append(first)
         held, late = held[per_block - first :], late[first:]
-    return Chunk(blocks, counts), late, held
+    if not len(late):
+        full, rest = divmod(len(held), per_block)
+        more = [per_block] * full + ([rest] if rest and not whole else [])
+        end = sum(more)
+        parts.append(held[:end])
+        counts += more
+        lates += [0] * len(more)
+        held = held[end:]
+    return Chunk(Leaves.join(parts), counts, lates), late, held
 
 
 def _late(store: ChainStore, tip: Tip, events: EventStore) -> Leaves:

@@ -22,7 +22,7 @@ from eventchain.errors import FormatError, PolicyError, StoreError
 from eventchain.formats.event import EVENT_SCHEMA
 from eventchain.formats.header import HEADER, ZERO, seal_of, sha256d, unmined
 from eventchain.formats.leaf import leaf_hashes, new_salts
-from eventchain.formats.log import Hashes, roots_of
+from eventchain.formats.log import Hashes
 from eventchain.formats.manifest import Fork, Manifest, Pointer, Sealed, base_origin, check_origin
 from eventchain.formats.policy import Policy
 
@@ -129,18 +129,21 @@ class Builder:
         branch = self.store.add_branch(check_origin(origin))
         tip = Tip(branch, -1, ZERO, policy, self.now(), LogWriter(self.store, branch.id, 0))
         self.tips[origin] = tip
-        return self._append(tip, [NO_LEAVES], policy=policy)
+        return self._append(tip, NO_LEAVES, [0], policy=policy)
 
-    def extend(self, tip: Tip, blocks: Sequence[Leaves], late: Sequence[int] | None = None) -> Built:
-        """One block for each of ``blocks`` on top of ``tip``; ``late[i]`` of a block's leaves are late.
+    def extend(
+        self, tip: Tip, leaves: Leaves, counts: Sequence[int], late: Sequence[int] | None = None
+    ) -> Built:
+        """Blocks on top of ``tip`` that take ``counts[i]`` leaves each, one after the other, of which the
+        first ``late[i]`` are late.
 
         Raises PolicyError for a block that the policy in force does not allow.
         """
-        return self._append(tip, blocks, late=late)
+        return self._append(tip, leaves, counts, late)
 
     def add_child_lines(self, tip: Tip) -> Built | None:
         """A block without leaves that names the children that grew, or None where none did."""
-        return self._append(tip, [NO_LEAVES]) if self._grown(tip) else None
+        return self._append(tip, NO_LEAVES, [0]) if self._grown(tip) else None
 
     def tighten(self, tip: Tip, policy: Policy) -> Built:
         """A block without leaves that states a tighter policy."""
@@ -148,7 +151,7 @@ class Builder:
             raise PolicyError(
                 f"{policy} does not tighten {tip.policy}", hint="a policy can only become stricter"
             )
-        return self._append(tip, [NO_LEAVES], policy=policy)
+        return self._append(tip, NO_LEAVES, [0], policy=policy)
 
     # -- child branches
 
@@ -196,7 +199,8 @@ class Builder:
             pointer = Pointer(parent.branch.origin, pin, self._block_at(parent, pin)[0])
             tip.pinned = pin
         self.store.add_events(tip.branch.id, batch)
-        return self._append(tip, [Leaves.of(batch, self._salts)], fork=fork, pin=pointer)
+        leaves = Leaves.of(batch, self._salts)
+        return self._append(tip, leaves, [len(leaves)], fork=fork, pin=pointer)
 
     def _block_at(self, tip: Tip, height: int) -> tuple[bytes, bytes]:
         """Link and seal of a sealed block of this branch, from the newest sealed block that it names up."""
@@ -226,66 +230,67 @@ class Builder:
     def _append(
         self,
         tip: Tip,
-        blocks: Sequence[Leaves],
+        leaves: Leaves,
+        counts: Sequence[int],
         late: Sequence[int] | None = None,
         policy: Policy | None = None,
         fork: Fork | None = None,
         pin: Pointer | None = None,
     ) -> Built:
+        late = late or [0] * len(counts)
         in_force = policy or tip.policy
-        for number, leaves in enumerate(blocks):  # all are allowed, or nothing changes
-            self._check(tip, in_force, tip.height + 1 + number, len(leaves), late[number] if late else 0)
+        self._check(tip, in_force, counts, late)  # all are allowed, or nothing changes
         tip.policy = in_force
-        first = tip.log.size
-        whole = Leaves.join(blocks)
-        counts = [len(leaves) for leaves in blocks]
-        sizes = list(accumulate(counts, initial=first))[1:]
-        own_roots, log_roots = roots_of(whole.hashes, counts), tip.log.frontier.extend(whole.hashes, sizes)
-        everything, heights, manifests, headers = [], [], [], []
-        for number, leaves in enumerate(blocks):
-            if len(leaves):
-                tip.position = max(int(leaves.positions[-1]), -1 if tip.position is None else tip.position)
-            built = self.now()
-            grown = self._grown(tip)
+        sizes = list(accumulate(counts, initial=tip.log.size))
+        last = leaves.positions[np.subtract(sizes[1:], sizes[0] + 1)].tolist() if len(leaves) else []
+        own_roots, log_roots = tip.log.append(leaves.hashes, leaves.salts, leaves.positions, counts)
+        built, grown = self.now(), self._grown(tip)
+        children = tuple(Pointer(child.branch.origin, child.height, child.link) for child in grown)
+        for child in grown:
+            child.named = child.height
+        everything, manifests, headers = [], [], []
+        first = tip.height + 1
+        for number, count in enumerate(counts):
+            if count:
+                tip.position = max(last[number], -1 if tip.position is None else tip.position)
             said = Manifest(
                 origin=tip.branch.origin,
-                size=sizes[number],
+                size=sizes[number + 1],
                 root=log_roots[number],
-                height=tip.height + 1,
+                height=first + number,
                 leaves=own_roots[number],
                 built=built,
                 position=tip.position,
-                late=late[number] if late else 0,
+                late=late[number],
                 sealed=tip.sealed,
                 fork=fork,
                 pin=pin,
-                children=tuple(Pointer(child.branch.origin, child.height, child.link) for child in grown),
+                children=children,
                 policy=policy,
             )
             manifest = bytes(said)
-            for child in grown:
-                child.named = child.height
-            headers.append(unmined(tip.link, manifest, tip.policy.bits))
+            header = unmined(tip.link, manifest, tip.policy.bits)
             everything.append(said)
             manifests.append(manifest)
-            heights.append(tip.height + 1)
-            tip.extend(tip.height + 1, sha256d(headers[-1]), built)  # the link is the unmined header's hash
+            headers.append(header)
+            tip.extend(first + number, sha256d(header), built)  # the link is the unmined header's hash
             fork = pin = policy = None
-        tip.log.write(first, whole.hashes, whole.salts, whole.positions)
+            children = ()
         added = Blocks(
-            np.array(heights, np.int64),
+            np.arange(first, first + len(counts)),
             np.frombuffer(b"".join(headers), HEADER),
-            np.zeros(len(heights), np.int64),
+            np.zeros(len(counts), np.int64),
             manifests,
         )
         self.store.add_blocks(tip.branch.id, added)
         return Built(tip.branch.id, added, everything)
 
-    def _check(self, tip: Tip, policy: Policy, height: int, leaves: int, late: int) -> None:
-        if leaves > policy.events:
-            raise PolicyError(f"a block of {leaves} events; the policy allows {policy.events}")
-        if late > policy.late:
-            raise PolicyError(f"a block with {late} late events; the policy allows {policy.late}")
+    def _check(self, tip: Tip, policy: Policy, counts: Sequence[int], late: Sequence[int]) -> None:
+        if (most := max(counts)) > policy.events:
+            raise PolicyError(f"a block of {most} events; the policy allows {policy.events}")
+        if (most := max(late)) > policy.late:
+            raise PolicyError(f"a block with {most} late events; the policy allows {policy.late}")
+        height = tip.height + len(counts)
         if height - tip.sealed_height > policy.lag:
             raise PolicyError(
                 f"block {height} would be {height - tip.sealed_height} ahead of the newest sealed block; the "

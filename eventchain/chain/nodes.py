@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eventchain.contracts.chain_store import TILE, ChainStore, Piece, Tile
 from eventchain.errors import StoreError
-from eventchain.formats.log import TILE_LEVELS, Frontier, Hashes, pair_up, tile_roots
+from eventchain.formats.log import TILE_LEVELS, Frontier, Hashes, pair_up, roots_of
 
 
 class LogWriter:
@@ -20,42 +22,50 @@ class LogWriter:
         self._store = store
         self._branch = branch
         self.frontier = Frontier.read(size, LogReader(store, branch).node)
-        self._partial: list[Hashes] = []
-        for level in range(TILE_LEVELS):
-            count = size >> TILE_LEVELS * level
-            self._partial.append(_partial_tile(store, branch, level, count))
+        counts = [size >> TILE_LEVELS * level for level in range(TILE_LEVELS)]
+        self._partial = [_partial_tile(store, branch, level, count) for level, count in enumerate(counts)]
         self._salts, self._positions = _partial_piece(store, branch, size)
 
     @property
     def size(self) -> int:
         return self.frontier.size
 
-    def write(
-        self, first: int, leaves: Hashes, salts: NDArray[np.uint8], positions: NDArray[np.int64]
-    ) -> None:
-        """Put the tiles and pieces of leaves ``first`` on, which are the ones that follow what is written.
+    def append(
+        self, leaves: Hashes, salts: NDArray[np.uint8], positions: NDArray[np.int64], counts: Sequence[int]
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Append blocks of leaves that lie end to end, ``counts`` long, and put their tiles and pieces. Gives
+        the root over each block's own leaves, and the log's root after each block.
 
-        leaves: (n, 32), salts: (n, 16), positions: (n,). Only whole batches are written, after the
-        frontier has taken their blocks one by one.
+        leaves: (n, 32), salts: (n, 16), positions: (n,)
         """
-        if not len(leaves):
-            return
-        self._put_pieces(first, salts, positions)
+        first = self.size
+        log_roots = self.frontier.extend(leaves, list(accumulate(counts, initial=first))[1:])
+        if len(leaves):
+            self._put_tiles(first)
+            self._put_pieces(first, salts, positions)
+        return self._own_roots(first, leaves, counts), log_roots
+
+    def _own_roots(self, first: int, leaves: Hashes, counts: Sequence[int]) -> list[bytes]:
+        count = max(counts, default=0)
+        if count and not count & (count - 1) and not first % count and min(counts) == count:
+            # Blocks of 2^k leaves, at a multiple of it: their roots are nodes of the log.
+            return [node.tobytes() for node in self.frontier.added[count.bit_length() - 1]]
+        return roots_of(leaves, counts)
+
+    def _put_tiles(self, first: int) -> None:
+        """Put the nodes that the log has got since its size was ``first``."""
         tiles: list[Tile] = []
-        row = leaves
-        for level in range(TILE_LEVELS):
+        for level, row in enumerate(self.frontier.added[::TILE_LEVELS]):
+            if not len(row):
+                break
             start = (first >> TILE_LEVELS * level) // TILE
             row = np.concatenate([self._partial[level], row]) if len(self._partial[level]) else row
-            full = len(row) // TILE
             raw = row.tobytes()
             tiles += [
-                Tile(level, start + index, raw[index * TILE * 32 : (index + 1) * TILE * 32])
-                for index in range((len(row) + TILE - 1) // TILE)
+                Tile(level, start + index, raw[32 * TILE * index : 32 * TILE * (index + 1)])
+                for index in range(-(-len(row) // TILE))
             ]
-            self._partial[level] = row[full * TILE :].copy()
-            if not full:
-                break
-            row = tile_roots(row[: full * TILE])
+            self._partial[level] = row[len(row) // TILE * TILE :].copy()
         self._store.put_tiles(self._branch, tiles)
 
     def _put_pieces(self, first: int, salts: NDArray[np.uint8], positions: NDArray[np.int64]) -> None:

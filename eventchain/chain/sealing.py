@@ -109,7 +109,7 @@ class Sealer:
                 if room > 0:
                     self._turn(chunk.split(room)[0], None)
                     report(self.progress)
-                if room < len(chunk.blocks):
+                if room < len(chunk.counts):
                     raise PolicyError(
                         f"block {trunk.height + 1} may not be built: the newest sealed block would be more "
                         f"than the {trunk.policy.lag} blocks behind that the policy allows",
@@ -162,13 +162,13 @@ class Sealer:
                 raise damaged("a block that was being mined is gone, or has a solution from elsewhere")
             if chunk is not None:
                 self._check_clock()
-                built = self.builder.extend(self.builder.trunk, chunk.blocks, chunk.late)
+                built = self.builder.extend(self.builder.trunk, chunk.leaves, chunk.counts, chunk.late)
         self._found = []
         self._advance(mined)  # durable now, so its seals may be named
         if built is not None:
             assert chunk is not None
-            self.progress.events_built += sum(map(len, chunk.blocks))
-            self.progress.blocks_built += len(chunk.blocks)
+            self.progress.events_built += len(chunk.leaves)
+            self.progress.blocks_built += len(chunk.counts)
             if timeout is not None:
                 self._submit(built)
         self._measure()

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import repeat
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-from sqlalchemy import Connection, Select, Table, bindparam, delete, func, insert, or_, select, true, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    true,
+    update,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from eventchain.chainstores import schema
@@ -137,14 +150,18 @@ class SQLChainStore:
                 columns[i] = [value if type(value) in allowed else _WRONG[allowed] for value in columns[i]]
         return columns
 
-    def _write(self, statement: Any, rows: list[dict[str, Any]]) -> int:
+    def _write(self, statement: Any, **columns: Iterable[Any]) -> int:
+        """Execute a statement (a constant, compiled once) for each row of these columns, which are named as
+        its parameters. Returns how many rows of the table it has changed."""
         connection = getattr(self._own, "connection", None)
         if connection is None:
             raise RuntimeError("writes belong inside transaction()")
+        text, names = _compiled(statement, connection.dialect)
+        rows = list(zip(*(columns[name] for name in names), strict=True))
         if not rows:
             return 0
-        with self._errors():
-            return int(connection.execute(statement, rows).rowcount)
+        with self._errors():  # straight to the driver's cursor: the values need no conversion
+            return int(connection.exec_driver_sql(text, rows).rowcount)
 
     # -- branches
 
@@ -157,7 +174,7 @@ class SQLChainStore:
         if highest == MAX_ID:
             raise StoreError(f"{self.url}: no branch id is left", hint="run `eventchain verify`")
         branch = Branch(max(highest, 0) + 1, origin)
-        self._write(insert(schema.branches), [branch._asdict()])
+        self._write(_ADD_BRANCH, id=[branch.id], origin=[branch.origin])
         return branch
 
     # -- blocks
@@ -186,21 +203,13 @@ class SQLChainStore:
         )
 
     def add_blocks(self, branch: int, blocks: Blocks) -> None:
-        keys = ("branch", "height", "header", "extranonce", "manifest")
-        rows = zip(repeat(branch, len(blocks)), *_seal_columns(blocks), blocks.manifests, strict=True)
-        self._write(insert(schema.blocks), [dict(zip(keys, row, strict=True)) for row in rows])
+        owner = [branch] * len(blocks)
+        self._write(_ADD_BLOCKS, branch=owner, manifest=blocks.manifests, **_seal_columns(blocks))
 
     def solve_blocks(self, branch: int, blocks: Blocks) -> int:
-        t = schema.blocks
-        statement = (
-            update(t)
-            .where(t.c.branch == bindparam("b"), t.c.height == bindparam("h"))
-            .where(func.substr(t.c.header, 69, 4) == bindparam("unmined", UNMINED))
-            .values(header=bindparam("found"), extranonce=bindparam("extra"))
-        )
-        columns = zip(*_seal_columns(blocks), strict=True)
-        rows = [{"b": branch, "h": h, "found": found, "extra": extra} for h, found, extra in columns]
-        return self._write(statement, rows)
+        count = len(blocks.heights)
+        columns = {f"new_{name}": values for name, values in _seal_columns(blocks).items()}
+        return self._write(_SOLVE_BLOCKS, of=[branch] * count, unmined=[UNMINED] * count, **columns)
 
     # -- the log
 
@@ -217,19 +226,21 @@ class SQLChainStore:
         return list(map(Piece, *self._read(query, _INT, _BYTES, _BYTES, _BYTES)))
 
     def put_tiles(self, branch: int, tiles: list[Tile]) -> None:
-        rows = [{"branch": branch, "level": t.level, "tile": t.index, "hashes": t.hashes} for t in tiles]
-        self._put(schema.tiles, rows)
+        if not tiles:
+            return
+        levels, places, hashes = map(list, zip(*tiles, strict=True))
+        for level in set(levels):
+            found = [tile.index for tile in tiles if tile.level == level]
+            self._write(_CLEAR_TILES, of=[branch], at=[level], first=[min(found)], last=[max(found)])
+        self._write(_ADD_TILES, branch=[branch] * len(tiles), level=levels, tile=places, hashes=hashes)
 
     def put_pieces(self, branch: int, pieces: list[Piece]) -> None:
-        keys = ("branch", "tile", "salts", "positions", "digest")
-        self._put(schema.pieces, [dict(zip(keys, (branch, *piece), strict=True)) for piece in pieces])
-
-    def _put(self, table: Table, rows: list[dict[str, Any]]) -> None:
-        # Delete and insert, not an upsert: every database understands it, and few rows are ever replaced.
-        keys = table.primary_key.columns.keys()
-        same = (table.c[key] == bindparam(f"old_{key}") for key in keys)
-        self._write(delete(table).where(*same), [{f"old_{key}": row[key] for key in keys} for row in rows])
-        self._write(insert(table), rows)
+        if not pieces:
+            return
+        places, salts, positions, digests = map(list, zip(*pieces, strict=True))
+        self._write(_CLEAR_PIECES, of=[branch], first=[min(places)], last=[max(places)])
+        owner = [branch] * len(pieces)
+        self._write(_ADD_PIECES, branch=owner, tile=places, salts=salts, positions=positions, digest=digests)
 
     # -- the events of child branches
 
@@ -243,7 +254,8 @@ class SQLChainStore:
         return pa.RecordBatch.from_arrays(arrays, schema=EVENT_SCHEMA)
 
     def add_events(self, branch: int, batch: Any) -> None:
-        self._write(insert(schema.branch_events), [{"branch": branch, **row} for row in batch.to_pylist()])
+        columns = {name: batch[name].to_pylist() for name in EVENT_SCHEMA.names}
+        self._write(_ADD_EVENTS, branch=[branch] * batch.num_rows, **columns)
 
     # -- for verify
 
@@ -273,9 +285,44 @@ class SQLChainStore:
         return found
 
 
-def _seal_columns(blocks: Blocks) -> tuple[list[int], list[bytes], list[int]]:
+def _seal_columns(blocks: Blocks) -> dict[str, list[Any]]:
     """Heights, header bytes and extranonces as the values that a database takes."""
     raw = np.ascontiguousarray(blocks.headers).tobytes()
     size = HEADER.itemsize
     headers = [raw[i : i + size] for i in range(0, len(raw), size)]
-    return blocks.heights.tolist(), headers, blocks.extranonces.tolist()
+    return {
+        "height": blocks.heights.tolist(),
+        "header": headers,
+        "extranonce": blocks.extranonces.tolist(),
+    }
+
+
+# -- what is written
+
+_ADD_BRANCH, _ADD_BLOCKS = insert(schema.branches), insert(schema.blocks)
+_ADD_TILES, _ADD_PIECES = insert(schema.tiles), insert(schema.pieces)
+_ADD_EVENTS = insert(schema.branch_events)
+_SOLVE_BLOCKS = (
+    update(schema.blocks)
+    .where(schema.blocks.c.branch == bindparam("of"), schema.blocks.c.height == bindparam("new_height"))
+    .where(func.substr(schema.blocks.c.header, text("69"), text("4")) == bindparam("unmined"))
+    .values(header=bindparam("new_header"), extranonce=bindparam("new_extranonce"))
+)
+
+
+def _clear(table: Table) -> Any:
+    """Of what is put hardly anything is there already. One statement over its range removes that, in every
+    database, for much less than an upsert of each row."""
+    among = table.c.tile.between(bindparam("first"), bindparam("last"))
+    return delete(table).where(table.c.branch == bindparam("of"), among)
+
+
+_CLEAR_PIECES = _clear(schema.pieces)
+_CLEAR_TILES = _clear(schema.tiles).where(schema.tiles.c.level == bindparam("at"))
+
+
+@cache
+def _compiled(statement: Any, dialect: Any) -> tuple[str, list[str]]:
+    """The statement's text, and the names of its parameters in order (dialects here have positional ones)."""
+    compiled = statement.compile(dialect=dialect)
+    return str(compiled), compiled.positiontup

@@ -7,6 +7,7 @@ Each command lies in a module of its own, which imports nothing heavy until the 
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -33,6 +34,8 @@ COMMANDS = {
 """Where each command is: module and name."""
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+GARBAGE = 50_000
+"""Objects between two looks for cycles, which are rare here: 700 by default."""
 OUTPUT_ERRORS = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """With no file's name they come from printing: stores and files translate theirs."""
 
@@ -87,6 +90,7 @@ def cli() -> None:
 
 
 def main() -> None:
+    _start_light()
     _open_standard_streams()
     signal.signal(signal.SIGTERM, _terminate)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under nohup
@@ -95,6 +99,15 @@ def main() -> None:
         cli(prog_name="eventchain")
     except OSError as error:  # of the group's own --help, or of stderr
         sys.exit(_no_output(error))
+    finally:
+        gc.freeze()  # nothing is left to be found in cycles when the interpreter ends
+
+
+def _start_light() -> None:
+    """Before anything heavy is imported. numpy's linear algebra, which nothing here uses, would start a
+    thread for each core that spins for a while; the collector would go over the modules again and again."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.set_threshold(GARBAGE)
 
 
 def _open_standard_streams() -> None:

@@ -15,7 +15,6 @@ from eventchain.cli.common import (
     about,
     announce,
     config_option,
-    console,
     device_options,
     json_option,
     note,
@@ -137,7 +136,7 @@ def command(
             with opened.store.transaction():
                 genesis = sealer.builder.add_genesis(origin, policy)
             sealer.build(genesis)
-            with shown(sealer, None, block_events, console(err=True)) as report:
+            with shown(sealer, None, block_events) as report:
                 sealer.seal_all(report)
             trunk = sealer.builder.trunk
             assert trunk.sealed is not None  # seal_all returns when everything is sealed

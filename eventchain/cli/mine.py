@@ -12,7 +12,6 @@ import click
 from eventchain.cli.common import (
     announce,
     config_option,
-    console,
     counted,
     device_options,
     duration,
@@ -70,7 +69,7 @@ def command(
                 trunk = sealer.builder.trunk
                 limit = block_events or chain.mining.block_events or trunk.policy.events
                 head = chain.events.head()
-                with shown(sealer, head, limit, console(err=True)) as report:
+                with shown(sealer, head, limit) as report:
                     (sealer.link_backlog if link_only else sealer.seal_backlog)(limit, report)
         except KeyboardInterrupt:
             note("What is sealed is kept; the next `eventchain mine` goes on from here.")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from eventchain.cli.common import Ticker, counted, duration, note, quantity
+from eventchain.cli.common import Ticker, console, counted, duration, note, quantity
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from eventchain.chain.sealing import Progress, Sealer
 
 
@@ -50,9 +49,7 @@ class Outlook:
 
 
 @contextmanager
-def shown(
-    sealer: Sealer, head: int | None, block_events: int, out: Console
-) -> Iterator[Callable[[Progress], None]]:
+def shown(sealer: Sealer, head: int | None, block_events: int) -> Iterator[Callable[[Progress], None]]:
     """A callback that shows progress: a line that is redrawn, or plain lines every few seconds."""
     outlook = Outlook(sealer, head, block_events)
 
@@ -63,7 +60,7 @@ def shown(
             f"{duration(left) if left is not None else '?'} left"
         )
 
-    if not out.is_terminal:
+    if not sys.stderr.isatty():
         due = Ticker()
 
         def plain(progress: Progress) -> None:
@@ -80,7 +77,7 @@ def shown(
     from rich.progress import Progress as Bar
 
     columns = (TextColumn("blocks"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Bar(*columns, console=out, transient=True) as bar:
+    with Bar(*columns, console=console(err=True), transient=True) as bar:
         task = bar.add_task("", total=None)
         due = Ticker(0.1)
 

@@ -110,7 +110,8 @@ class ChainStore(Protocol):
     def pieces(self, branch: int, first: int, limit: int) -> list[Piece]: ...
 
     def put_tiles(self, branch: int, tiles: list[Tile]) -> None:
-        """Insert or replace (a partial tile grows)."""
+        """Insert or replace (a partial tile grows); of each level, tiles that follow one another. So are
+        the pieces of ``put_pieces``."""
         ...
 
     def put_pieces(self, branch: int, pieces: list[Piece]) -> None: ...

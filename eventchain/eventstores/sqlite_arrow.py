@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from eventchain.errors import StoreError
@@ -212,7 +211,11 @@ def _split(joined: bytes, count: int) -> Any:
 
 def _first_reserved(ids: Any) -> int | None:
     """The row of the first id that could be taken for an irregular row's."""
-    row = pc.index(pc.starts_with(ids, IRREGULAR), True).as_py()
+    if not len(ids) or IRREGULAR.encode()[:1] not in ids.buffers()[2].to_pybytes():  # the fastest search
+        return None
+    from pyarrow import compute
+
+    row = compute.index(compute.starts_with(ids, IRREGULAR), True).as_py()
     return None if row < 0 else int(row)
 
 

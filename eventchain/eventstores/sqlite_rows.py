@@ -175,7 +175,7 @@ class _Column:
     def take(self, count: int) -> Any:
         """The first rows as an Arrow array; text has not been looked at."""
         if self._fixed:
-            return pa.array(_cut(self._values, count))
+            return pa.Array.from_buffers(self._kind, count, [None, pa.py_buffer(_cut(self._values, count))])
         present = self._present[:count]
         bits = None if present.all() else pa.py_buffer(np.packbits(present, bitorder="little"))
         values = _cut(self._values, int(self._offsets[count]))

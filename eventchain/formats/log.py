@@ -37,10 +37,14 @@ def pair_up(hashes: Hashes) -> Hashes:
 
 class Frontier:
     """What is needed of a log to append to it: the roots of its complete subtrees, one for each bit of its
-    size. Everything else of the log lies in tiles."""
+    size. Everything else of the log lies in tiles.
+
+    added: of each level, the nodes that the last leaves appended have completed
+    """
 
     def __init__(self, size: int = 0, peaks: dict[int, bytes] | None = None) -> None:
         self.size = size
+        self.added: list[Hashes] = []
         self._peaks = dict(peaks or {})  # level -> hash, present where the size has that bit
 
     @classmethod
@@ -57,7 +61,7 @@ class Frontier:
         before to the size after). One hashing call a level, whatever the number of sizes."""
         before, peaks = self.size, self._peaks
         self.size += len(leaves)
-        rows: list[Hashes] = []  # of each level, the nodes that are complete only now
+        rows = self.added = []
         self._peaks = {}
         row, level = leaves, 0
         while len(row) or before >> level:

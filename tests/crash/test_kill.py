@@ -29,9 +29,7 @@ EVENTS = 400
 """Appended before each mine."""
 BLOCK_EVENTS = 10
 DIFFICULTY = 15
-"""40 blocks of 32,768 hashes: work for a tenth of a second or so, and more where kills left some."""
-LATEST = 0.5
-"""Seconds after its start of work at which a mine is killed, at the latest."""
+"""40 blocks of 32,768 hashes: work for some hundredths of a second, and more where kills left some."""
 
 
 @pytest.fixture
@@ -79,11 +77,16 @@ def test_a_killed_mine_loses_no_sealed_block_and_goes_on(folder: Path) -> None:
     chance = random.Random(time.time_ns())
     before: dict[int, bytes] = {}
     killed = sealed = 0
+    append(folder, KILLS)
+    with mine(folder) as process:
+        began = time.monotonic()
+        process.communicate()
+    latest = 1.5 * (time.monotonic() - began)  # after its start of work
     for number in range(KILLS):
         append(folder, number)
         with mine(folder) as process:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(chance.uniform(0, LATEST))
+                process.wait(chance.uniform(0, latest))
             if number % 2:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -104,5 +107,5 @@ def test_a_killed_mine_loses_no_sealed_block_and_goes_on(folder: Path) -> None:
     report, mined = check(folder)
     assert report.clean
     assert not report.notices  # no unsealed tail, no backlog
-    assert report.events == KILLS * EVENTS
+    assert report.events == (KILLS + 1) * EVENTS
     assert before.items() <= mined.items()

@@ -238,7 +238,7 @@ def test_a_child_whose_positions_are_not_its_indices_is_found(chain: Chain) -> N
         with work.store.transaction():
             batch = an_event(position=7)
             work.store.add_events(tip.branch.id, batch)
-            built = work.builder._append(tip, [Leaves.of(batch)])
+            built = work.builder._append(tip, Leaves.of(batch), [1])
         work.sealer.build(built)
         work.sealer.seal_all()
         work.child_lines()

@@ -164,7 +164,7 @@ def packed_with_a_looser_policy(chain: Chain) -> None:
     edit_event(chain)
     loose = Policy(FIRST.bits, 10_000, 8, 0, SOURCE)
     with chain.working(builder=Forger) as work:
-        work.seal(lambda builder: builder._append(builder.trunk, [NO_LEAVES], policy=loose))
+        work.seal(lambda builder: builder._append(builder.trunk, NO_LEAVES, [0], policy=loose))
         work.sealer.seal_backlog(10_000)
 
 

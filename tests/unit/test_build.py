@@ -76,6 +76,9 @@ def builder(store, clock):
 
 
 def add(builder, method, *arguments, **options):
+    if method == "extend":
+        tip, blocks = arguments
+        arguments = tip, Leaves.join(blocks), [len(leaves) for leaves in blocks]
     with builder.store.transaction():
         return getattr(builder, method)(*arguments, **options)
 
@@ -204,8 +207,7 @@ def test_tiles_of_three_levels(store, builder):
     for size in (65_000, 535, 1, 300):
         leaves = made_up(first, size)
         with store.transaction():
-            writer.frontier.append(leaves.hashes)
-            writer.write(first, leaves.hashes, leaves.salts, leaves.positions)
+            writer.append(leaves.hashes, leaves.salts, leaves.positions, [size])
         hashes += [row.tobytes() for row in leaves.hashes]
         first += size
         again = LogWriter(store, branch, first)

@@ -330,6 +330,11 @@ def test_roots_on_the_way(before, steps, data):
     roots = frontier.extend(hashes_of(LEAVES[before:after]), sizes)
     assert roots == [plain.mth(LEAVES[:size]) for size in sizes]
     assert (frontier.size, frontier.root()) == (after, plain.mth(LEAVES[:after]))
+    for level, nodes in enumerate(frontier.added):
+        places = range(before >> level, after >> level)
+        assert [bytes(node) for node in nodes] == [
+            plain.mth(LEAVES[place << level : (place + 1) << level]) for place in places
+        ]
 
 
 @given(st.lists(st.sampled_from([0, 1, 2, 3, 5, 16, 31]) | st.integers(0, 130), max_size=9))
