@@ -7,30 +7,29 @@ window, a kilobyte at a time, and hashed from there while they are in the neares
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 
-from eventchain_kernels.native.emit import I8, I32, I64, VOID, Code, swap
-from eventchain_kernels.native.sha256 import INITIAL, QUAD, Lanes, ShaExtensions
+from eventchain_kernels.native.emit import I8, I32, I64, Code, Variable, swap
+from eventchain_kernels.native.sha256 import INITIAL, QUAD, K, Lanes, ShaExtensions
 
 ARGUMENTS = ("parts", "part_count", "first", "stop", "padded", "out", "lengths")
 """parts: address of part_count descriptions (below); first, stop: messages; padded: 1, or 0 to leave padding
-out (messages are whole blocks); out: address of 32 bytes a message; lengths: of an i64 a message, set to its
-length in bytes, or 0."""
+out (messages are whole blocks, one at least); out: address of 32 bytes a message; lengths: of an i64 a
+message, set to its length in bytes, or 0."""
 
-DATA, STRIDE, SIZE, OFFSETS, OFFSET_SIZE, VALID, FIRST, FIELD, SHIFT, PART_SIZE = range(0, 80, 8)
-"""A part of every message, in i64. Rows: message i has ``size`` bytes at ``data + i·stride``. With a field of
-4 or 8 bytes: what an Arrow array has as value ``first + i``, its length before it, big-endian in so many
-bytes; ``offsets`` (an address) of ``offset_size`` 4 or 8; where the bitmap ``valid`` (an address, or 0) says
-null, the length is all ones and nothing follows. No offsets: an i64, big-endian. Shift: 64 − 8·field,
-or 0 without one."""
+KIND, DATA, STRIDE, SIZE, OFFSETS, VALID, FIRST, FIELD, PART_SIZE = range(0, 72, 8)
+ROW, INTEGER, VALUE_32, VALUE_64 = range(4)
+"""A part of every message, in i64, and its kinds. Row: message i has ``size`` bytes at ``data + i·stride``.
+Integer: the i64 at ``data + 8·i``, big-endian. Value: what an Arrow array has between its 32 or 64-bit
+``offsets`` i and i + 1 (an address) of ``data``, after its length, big-endian in ``field`` bytes (0, 4 or 8);
+where bit ``first + i`` of the bitmap ``valid`` (an address, or 0) says null, the length is all ones and
+nothing follows."""
 
-ITEM, PART, TAKEN, TOTAL, BLOCK, END, DONE, LANE_SIZE = range(0, 64, 8)
+ITEM, PART, TAKEN, TOTAL, LANE_SIZE = range(0, 40, 8)
 """What is known of a lane, in i64. item: its message, or −1; part, taken: part to be copied next, and how
-much of it has been; total: bytes of the message up to there; block, end: addresses of the block to hash next,
-and of what follows the window's last; done: whether that is the message's last."""
+much of it has been; total: bytes of the message in the windows so far."""
 
 WINDOW = 1024
 SPARE = 192
@@ -41,91 +40,114 @@ def build(module: ir.Module, lanes: int, sha_extensions: bool) -> None:
     code = Code(module, "hash_joined", ARGUMENTS)
     parts, part_count, first, stop, padded, out, lengths = code.args()
     b = code.builder
-    known = code.array(I8, LANE_SIZE * lanes)
-    windows = code.array(I8, (WINDOW + SPARE) * lanes)
-    state = code.array(I32, 8 * lanes)
-    compress, place = (_with_extensions if sha_extensions else _with_vectors)(code, lanes, state, known)
-    fill = _fill(module)
+    known, windows = code.array(I8, LANE_SIZE * lanes), code.array(I8, (WINDOW + SPARE) * lanes)
+    # Of each lane: where its next block lies, how many there are in its window, and whether they end it.
+    blocks, left, last = code.array(I64, lanes), code.array(I32, lanes), code.array(I32, lanes)
+    pointers, counts = ir.VectorType(I64, lanes), ir.VectorType(I32, lanes)
+    engine = (_Extensions if sha_extensions else _Vectors)(code, lanes)
+    following, live = code.variable(first), code.variable(I64(0))
 
-    following = code.variable(first)
-    live = code.variable(I64(lanes))
-
-    def begin(lane: Any) -> None:
-        """The lane takes the next message, if there is one."""
+    def begin(lane: Any, me: Any) -> None:
+        """The lane hands out its digest and takes the next message, if there is one."""
+        done = code.load(I64, b.add(me, I64(ITEM)), 8)
+        with b.if_then(b.icmp_signed(">=", done, I64(0))):
+            live.set(b.sub(live.get(), I64(1)))
+            for half, quad in enumerate(engine.digest(lane)):
+                code.store(quad, b.add(code.at(out, done, 32), I64(16 * half)))
+            with b.if_then(b.icmp_unsigned("!=", lengths, I64(0))):
+                code.store(code.load(I64, b.add(me, I64(TOTAL)), 8), code.at(lengths, done), 8)
         mine = following.get()
-        me, window = code.at(known, lane, LANE_SIZE), code.at(windows, lane, WINDOW + SPARE)
-        code.store(window, b.add(me, I64(BLOCK)), 8)
-        with b.if_else(code.less(mine, stop)) as (some, none):
-            with some:
-                following.set(b.add(mine, I64(1)))
-                code.store(mine, b.add(me, I64(ITEM)), 8)
-                for word in (PART, TAKEN, TOTAL):
-                    code.store(I64(0), b.add(me, I64(word)), 8)
-                code.store(window, b.add(me, I64(END)), 8)
-                for word, value in enumerate(INITIAL):
-                    code.store(I32(value), code.at(state, place(lane, word), 4), 4)
-                b.call(fill, [me, window, parts, part_count, padded])
-            with none:  # it has nothing more to do and works on its window, unheeded
-                code.store(I64(-1), b.add(me, I64(ITEM)), 8)
-                live.set(b.sub(live.get(), I64(1)))
+        some = code.less(mine, stop)
+        following.set(b.add(mine, b.zext(some, I64)))
+        live.set(b.add(live.get(), b.zext(some, I64)))
+        code.store(b.select(some, mine, I64(-1)), b.add(me, I64(ITEM)), 8)
+        for word in (PART, TAKEN, TOTAL):
+            code.store(I64(0), b.add(me, I64(word)), 8)
 
+    def serve(lane: Any) -> None:
+        """The lane has hashed its window."""
+        me, window = code.at(known, lane, LANE_SIZE), code.at(windows, lane, WINDOW + SPARE)
+        with b.if_then(b.icmp_unsigned("!=", code.load(I32, code.at(last, lane, 4), 4), I32(0))):
+            begin(lane, me)
+        count, ends = code.variable(I64(WINDOW // 64)), code.variable(I32(1))
+        # A lane with nothing more to do works on its window, unheeded.
+        with b.if_then(b.icmp_signed(">=", code.load(I64, b.add(me, I64(ITEM)), 8), I64(0))):
+            rest = code.load(I64, code.at(blocks, lane), 8)
+            used, done = _fill(code, me, window, rest, parts, part_count, padded)
+            count.set(b.lshr(used, I64(6)))
+            ends.set(b.zext(done, I32))
+        code.store(window, code.at(blocks, lane), 8)
+        code.store(b.trunc(count.get(), I32), code.at(left, lane, 4), 4)
+        code.store(ends.get(), code.at(last, lane, 4), 4)
+
+    ones, nothing = ir.Constant(counts, [1] * lanes), ir.Constant(counts, [0] * lanes)
     with code.count(I64(lanes)) as (lane, _):
-        begin(lane)
+        code.store(I64(-1), code.at(known, lane, LANE_SIZE), 8)
+        code.store(code.at(windows, lane, WINDOW + SPARE), code.at(blocks, lane), 8)
+    code.store(nothing, left, 64)
+    code.store(ones, last, 64)
     with code.forever() as work:
-        work.leave_unless(code.less(I64(0), live.get()))
-        compress()
-        with code.count(I64(lanes)) as (lane, loop):
-            me = code.at(known, lane, LANE_SIZE)
-            mine = code.load(I64, b.add(me, I64(ITEM)), 8)
-            loop.next_unless(b.icmp_signed("!=", mine, I64(-1)))
-            block = b.add(code.load(I64, b.add(me, I64(BLOCK)), 8), I64(64))
-            code.store(block, b.add(me, I64(BLOCK)), 8)
-            loop.next_unless(b.icmp_unsigned("==", block, code.load(I64, b.add(me, I64(END)), 8)))
-            done = b.icmp_unsigned("!=", code.load(I64, b.add(me, I64(DONE)), 8), I64(0))
-            with b.if_else(done) as (over, more):
-                with over:
-                    for word in range(8):
-                        value = swap(b, code.load(I32, code.at(state, place(lane, word), 4), 4))
-                        code.store(value, b.add(code.at(out, mine, 32), I64(4 * word)))
-                    with b.if_then(b.icmp_unsigned("!=", lengths, I64(0))):
-                        code.store(code.load(I64, b.add(me, I64(TOTAL)), 8), code.at(lengths, mine), 8)
-                    begin(lane)
-                with more:
-                    b.call(fill, [me, code.at(windows, lane, WINDOW + SPARE), parts, part_count, padded])
+        empty = b.icmp_unsigned("==", code.load(counts, left, 64), nothing)
+        ready = code.variable(b.zext(b.bitcast(empty, ir.IntType(lanes)), I64))
+        with b.if_then(b.icmp_unsigned("!=", ready.get(), I64(0))):
+            engine.settle(b.and_(empty, b.icmp_unsigned("!=", code.load(counts, last, 64), nothing)))
+            with code.forever() as each:
+                some = ready.get()
+                each.leave_unless(b.icmp_unsigned("!=", some, I64(0)))
+                ready.set(b.and_(some, b.sub(some, I64(1))))
+                serve(b.cttz(some, ir.IntType(1)(1)))
+        work.leave_unless(b.icmp_unsigned("!=", live.get(), I64(0)))
+        engine.compress(blocks)
+        code.store(b.sub(code.load(counts, left, 64), ones), left, 64)
+        step = ir.Constant(pointers, [64] * lanes)
+        code.store(b.add(code.load(pointers, blocks, 64), step), blocks, 64)
     b.ret_void()
 
 
-def _fill(module: ir.Module) -> ir.Function:
-    """Copies what comes next of a lane's message into its window, with the padding after the last part."""
-    code = Code(module, "fill", ("me", "window", "parts", "part_count", "padded"), VOID)
-    code.function.linkage = "internal"
-    me, window, parts, part_count, padded = code.args()
+def _fill(
+    code: Code, me: Any, window: Any, rest: Any, parts: Any, part_count: Any, padded: Any
+) -> tuple[Any, Any]:
+    """Copies what comes next of a lane's message into its window, with the padding after the last part, and
+    gives how much is there and whether that is all. ``rest``: where the last whole block ended."""
     b = code.builder
 
     def get(word: int) -> Any:
         return code.load(I64, b.add(me, I64(word)), 8)
 
-    def put(word: int, value: Any) -> None:
-        code.store(value, b.add(me, I64(word)), 8)
-
     before, item = get(TOTAL), get(ITEM)
-    code.copy(window, get(END), I64(64))  # what was no whole block any more
+    wide = ir.VectorType(I8, 64)
+    code.store(code.load(wide, rest), window)  # what was no whole block any more
     kept = b.and_(before, I64(63))
     used, part, taken = code.variable(kept), code.variable(get(PART)), code.variable(get(TAKEN))
+
+    def put(value: Any, size: Any) -> None:
+        code.store(value, b.add(window, used.get()))
+        used.set(b.add(used.get(), size))
+
     with code.forever() as loop:
-        loop.leave_unless(code.less(used.get(), I64(WINDOW)))
         loop.leave_unless(code.less(part.get(), part_count))
+        loop.leave_unless(code.less(used.get(), I64(WINDOW)))
         it = code.at(parts, part.get(), PART_SIZE)
-        source, size, said = _value(code, it, item)
-        with b.if_then(b.icmp_unsigned("==", taken.get(), I64(0))):
-            field = swap(b, b.shl(said, code.load(I64, b.add(it, I64(SHIFT)), 8)))
-            code.store(field, b.add(window, used.get()))
-            used.set(b.add(used.get(), code.load(I64, b.add(it, I64(FIELD)), 8)))
-        rest = b.sub(size, taken.get())
-        share = code.minimum(rest, b.sub(I64(WINDOW + 64), used.get()))
-        _copy(code, b.add(window, used.get()), b.add(source, taken.get()), share)
+        kind = code.load(I64, it, 8)
+        source, size = code.variable(I64(0)), code.variable(I64(0))
+        with b.if_else(b.icmp_unsigned("==", kind, I64(ROW))) as (row, other):
+            with row:
+                source.set(b.add(_of(code, it, DATA), b.mul(item, _of(code, it, STRIDE))))
+                size.set(_of(code, it, SIZE))
+            with other, b.if_else(b.icmp_unsigned("==", kind, I64(INTEGER))) as (integer, value):
+                with integer:
+                    put(swap(b, code.load(I64, code.at(_of(code, it, DATA), item))), I64(8))
+                with value:
+                    said = _value(code, it, kind, item, source, size)
+                    with b.if_then(b.icmp_unsigned("==", taken.get(), I64(0))):
+                        field = _of(code, it, FIELD)
+                        shift = b.and_(b.sub(I64(64), b.shl(field, I64(3))), I64(63))
+                        put(swap(b, b.shl(said, shift)), field)
+        ahead = b.sub(size.get(), taken.get())
+        share = code.minimum(ahead, b.sub(I64(WINDOW + 64), used.get()))
+        _copy(code, b.add(window, used.get()), b.add(source.get(), taken.get()), share)
         used.set(b.add(used.get(), share))
-        over = b.icmp_unsigned("==", rest, share)
+        over = b.icmp_unsigned("==", ahead, share)
         part.set(b.add(part.get(), b.zext(over, I64)))
         taken.set(b.select(over, I64(0), b.add(taken.get(), share)))
 
@@ -134,120 +156,209 @@ def _fill(module: ir.Module) -> ir.Function:
     with b.if_then(b.and_(done, b.icmp_unsigned("!=", padded, I64(0)))):
         end = b.add(window, used.get())
         for at in (0, 64):
-            code.store(ir.Constant(ir.VectorType(I64, 8), [0] * 8), b.add(end, I64(at)))
+            code.store(ir.Constant(wide, [0] * 64), b.add(end, I64(at)))
         code.store(I8(0x80), end)
         used.set(b.and_(b.add(used.get(), I64(9 + 63)), I64(-64)))
         code.store(swap(b, b.shl(total, I64(3))), b.sub(b.add(window, used.get()), I64(8)))
-    put(PART, part.get())
-    put(TAKEN, taken.get())
-    put(TOTAL, total)
-    put(BLOCK, window)
-    put(END, b.add(window, b.and_(used.get(), I64(-64))))
-    put(DONE, b.zext(done, I64))
-    b.ret_void()
-    return code.function
+    for word, value in ((PART, part.get()), (TAKEN, taken.get()), (TOTAL, total)):
+        code.store(value, b.add(me, I64(word)), 8)
+    return used.get(), done
 
 
-def _copy(code: Code, target: Any, source: Any, size: Any) -> None:
-    """Sixteen bytes at a time, the last ones overlapping: parts are short, a call of memcpy is long."""
+def _of(code: Code, part: Any, word: int) -> Any:
+    return code.load(I64, code.builder.add(part, I64(word)), 8)
+
+
+def _value(code: Code, part: Any, kind: Any, item: Any, source: Variable, size: Variable) -> Any:
+    """Where an Arrow array's value lies, its size, and what its field says."""
     b = code.builder
-    wide = ir.VectorType(I8, 16)
-    with b.if_else(code.less(size, I64(16))) as (short, long):
-        with long:
-            last = b.sub(size, I64(16))
-            with code.count(last, 16) as (i, _):
-                code.store(code.load(wide, b.add(source, i)), b.add(target, i))
-            code.store(code.load(wide, b.add(source, last)), b.add(target, last))
-        with short:
-            done: Any = I64(0)
-            for kind in (I64, I32, ir.IntType(16), I8):
-                width = I64(kind.width // 8)
-                has = b.icmp_unsigned("!=", b.and_(size, width), I64(0))
-                with b.if_then(has):
-                    code.store(code.load(kind, b.add(source, done)), b.add(target, done))
-                done = b.add(done, b.and_(size, width))
-
-
-def _value(code: Code, part: Any, item: Any) -> tuple[Any, Any, Any]:
-    """Where the part of this message lies, its size, and what its field says."""
-    b = code.builder
-
-    def get(word: int) -> Any:
-        return code.load(I64, b.add(part, I64(word)), 8)
-
-    source = code.variable(b.add(get(DATA), b.mul(item, get(STRIDE))))
-    size = code.variable(get(SIZE))
+    offsets, valid = _of(code, part, OFFSETS), _of(code, part, VALID)
+    with b.if_else(b.icmp_unsigned("==", kind, I64(VALUE_32))) as branches:
+        for integer, branch in zip((I32, I64), branches, strict=True):
+            with branch:
+                width = integer.width // 8
+                here = code.at(offsets, item, width)
+                begin, end = code.load(integer, here), code.load(integer, b.add(here, I64(width)))
+                source.set(b.add(_of(code, part, DATA), b.zext(begin, I64) if width == 4 else begin))
+                size.set(b.zext(b.sub(end, begin), I64) if width == 4 else b.sub(end, begin))
     said = code.variable(size.get())
-    offsets = get(OFFSETS)
-    nothing = b.icmp_unsigned("==", offsets, I64(0))
-    with b.if_then(b.and_(nothing, b.icmp_unsigned("!=", get(FIELD), I64(0)))):
-        said.set(code.load(I64, source.get()))
-    with b.if_then(b.not_(nothing)):
-        index = b.add(item, get(FIRST))
-        begin, end = code.variable(I64(0)), code.variable(I64(0))
-        with b.if_else(b.icmp_unsigned("==", get(OFFSET_SIZE), I64(4))) as (narrow, wide):
-            for kind, branch in ((I32, narrow), (I64, wide)):
-                with branch:
-                    width = kind.width // 8
-                    here = code.at(offsets, index, width)
-                    for variable, place in ((begin, here), (end, b.add(here, I64(width)))):
-                        value = code.load(kind, place)
-                        variable.set(b.zext(value, I64) if kind is I32 else value)
-        source.set(b.add(get(DATA), begin.get()))
-        size.set(b.sub(end.get(), begin.get()))
-        said.set(size.get())
-        valid = get(VALID)
-        with b.if_then(b.icmp_unsigned("!=", valid, I64(0))):
-            byte = code.load(I8, b.add(valid, b.lshr(index, I64(3))))
-            bit = b.and_(b.lshr(byte, b.trunc(b.and_(index, I64(7)), I8)), I8(1))
-            with b.if_then(b.icmp_unsigned("==", bit, I8(0))):
-                size.set(I64(0))
-                said.set(I64(-1))
-    return source.get(), size.get(), said.get()
+    with b.if_then(b.icmp_unsigned("!=", valid, I64(0))):
+        index = b.add(item, _of(code, part, FIRST))
+        byte = code.load(I8, b.add(valid, b.lshr(index, I64(3))))
+        bit = b.and_(b.lshr(byte, b.trunc(b.and_(index, I64(7)), I8)), I8(1))
+        with b.if_then(b.icmp_unsigned("==", bit, I8(0))):
+            size.set(I64(0))
+            said.set(I64(-1))
+    return said.get()
 
 
-Compress = tuple[Callable[[], None], Callable[[Any, int], Any]]
-"""Emits one compression of all lanes; and where in ``state`` a word of a lane lies."""
-
-
-def _with_vectors(code: Code, lanes: int, state: Any, known: Any) -> Compress:
+def _copy(code: Code, target: Any, source: Any, size: Any, width: int = 32) -> None:
+    """The widest pieces that fit, the last one overlapping: parts are short, a call of memcpy is long."""
     b = code.builder
-    sha = Lanes(b, lanes)
+    kind = ir.IntType(8 * width) if width <= 8 else ir.VectorType(I8, width)
 
-    def place(lane: Any, word: int) -> Any:
-        return b.add(I64(word * lanes), lane)
+    def move(at: Any) -> None:
+        code.store(code.load(kind, b.add(source, at)), b.add(target, at))
 
-    def compress() -> None:
-        blocks = [code.load(I64, code.at(known, lane, LANE_SIZE, BLOCK), 8) for lane in range(lanes)]
-        words = []
+    with b.if_else(code.less(size, I64(width))) as (short, long):
+        with long:
+            end = b.sub(size, I64(width))
+            if width == 32:
+                with code.count(end, width) as (i, _):
+                    move(i)
+            else:
+                move(I64(0))
+            move(end)
+        with short:
+            if width > 4:
+                _copy(code, target, source, size, width // 2)
+            else:
+                with b.if_then(b.icmp_unsigned("!=", size, I64(0))):
+                    kind = I8
+                    for at in (I64(0), b.lshr(size, I64(1)), b.sub(size, I64(1))):
+                        move(at)
+
+
+class _Vectors:
+    """The state of all lanes, one word of each in a vector, and the digests of those that have finished."""
+
+    def __init__(self, code: Code, lanes: int) -> None:
+        self._code = code
+        self._sha = Lanes(code.builder, lanes)
+        self._digests = code.array(I32, 8 * lanes)
+        state = code.array(I32, 8 * lanes)
+        self._rows = [code.builder.add(state, I64(4 * lanes * word)) for word in range(8)]
+
+    def _state(self) -> list[Any]:
+        return [self._code.load(self._sha.type, row, align=64) for row in self._rows]
+
+    def _keep(self, state: list[Any]) -> None:
+        for row, value in zip(self._rows, state, strict=True):
+            self._code.store(value, row, align=64)
+
+    def compress(self, blocks: Any) -> None:
+        code, b = self._code, self._code.builder
+        addresses = [code.load(I64, code.at(blocks, lane), 8) for lane in range(self._sha.lanes)]
+        block = ir.VectorType(I32, 16)
+        words = transposed(b, [code.load(block, address) for address in addresses])
+        self._keep(compressed(code, self._sha, self._state(), [swap(b, word) for word in words]))
+
+    def settle(self, finished: Any) -> None:
+        code, b = self._code, self._code.builder
+        state = self._state()
+        for half in (0, 1):
+            quads = zipped(b, [swap(b, word) for word in state[4 * half : 4 * half + 4]])
+            for i, quad in enumerate(quads):
+                at = I64(4 * self._sha.lanes * (4 * half + i))
+                code.store(quad, b.add(self._digests, at), align=16)
+        initial = [self._sha.constant(word) for word in INITIAL]
+        self._keep([b.select(finished, i, s) for i, s in zip(initial, state, strict=True)])
+
+    def digest(self, lane: Any) -> list[Any]:
+        code, b, lanes = self._code, self._code.builder, self._sha.lanes
+        row = b.mul(b.and_(lane, I64(3)), I64(4 * lanes))
+        at = b.add(self._digests, b.add(row, b.shl(b.lshr(lane, I64(2)), I64(4))))
+        return [code.load(QUAD, b.add(at, I64(16 * lanes * half)), 16) for half in (0, 1)]
+
+
+class _Extensions:
+    """The state of each lane as x86's SHA instructions want it, and the digests of those that have finished."""
+
+    def __init__(self, code: Code, lanes: int) -> None:
+        self._code = code
+        self._lanes = lanes
+        self._sha = ShaExtensions(code.builder)
+        states, self._digests = code.array(I32, 8 * lanes), code.array(I32, 8 * lanes)
+        self._states = [code.at(states, lane, 32) for lane in range(lanes)]
+
+    def _pair(self, at: Any) -> tuple[Any, Any]:
+        return self._code.load(QUAD, at, 16), self._code.load(QUAD, self._code.builder.add(at, I64(16)), 16)
+
+    def _keep(self, at: Any, pair: tuple[Any, Any]) -> None:
+        for half, quad in enumerate(pair):
+            self._code.store(quad, self._code.builder.add(at, I64(16 * half)), 16)
+
+    def compress(self, blocks: Any) -> None:
+        code, b = self._code, self._code.builder
+        addresses = [code.load(I64, code.at(blocks, lane), 8) for lane in range(self._lanes)]
+        words = [[swap(b, code.load(QUAD, b.add(a, I64(16 * q)))) for q in range(4)] for a in addresses]
+        states = [self._pair(at) for at in self._states]
+        for at, state in zip(self._states, self._sha.compress(states, words), strict=True):
+            self._keep(at, state)
+
+    def settle(self, finished: Any) -> None:
+        b = self._code.builder
+        initial = [QUAD([INITIAL["ABCDEFGH".index(word)] for word in half]) for half in ("FEBA", "HGDC")]
+        for lane, at in enumerate(self._states):
+            abef, cdgh = self._pair(at)
+            abcd, efgh = self._sha.pick(abef, cdgh, 3, 2, 7, 6), self._sha.pick(abef, cdgh, 1, 0, 5, 4)
+            self._keep(self._code.at(self._digests, lane, 32), (swap(b, abcd), swap(b, efgh)))
+            done = b.extract_element(finished, I32(lane))
+            self._keep(at, (b.select(done, initial[0], abef), b.select(done, initial[1], cdgh)))
+
+    def digest(self, lane: Any) -> list[Any]:
+        return list(self._pair(self._code.at(self._digests, lane, 32)))
+
+
+def zipped(b: ir.IRBuilder, rows: list[Any]) -> list[Any]:
+    """Four vectors of n words transposed in each quarter of 128 bits: quad i of result j holds word 4·i + j
+    of each of them."""
+    n = rows[0].type.count
+    kind = ir.VectorType(I32, n)
+
+    def mixed(x: Any, y: Any, order: tuple[int, int, int, int]) -> Any:
+        """In every quad these of x's words (0 to 3) and y's (4 to 7)."""
+        return b.shuffle_vector(x, y, kind([q + w % 4 + w // 4 * n for q in range(0, n, 4) for w in order]))
+
+    low, high = (0, 4, 1, 5), (2, 6, 3, 7)
+    pairs = [(mixed(*rows[:2], order), mixed(*rows[2:], order)) for order in (low, high)]
+    return [mixed(*pair, order) for pair in pairs for order in ((0, 1, 4, 5), (2, 3, 6, 7))]
+
+
+def transposed(b: ir.IRBuilder, rows: list[Any]) -> list[Any]:
+    """From a vector of 16 words for each lane to a vector of all lanes for each of 16 words."""
+    quads = [zipped(b, rows[i : i + 4]) for i in range(0, len(rows), 4)]
+
+    def word(t: int) -> Any:
+        column = [quad[t % 4] for quad in quads]
+        places = range(t // 4 * 4, t // 4 * 4 + 4)
+        if len(column) == 1:
+            return b.shuffle_vector(column[0], column[0], QUAD(list(places)))
+        size = 16
+        while len(column) > 1:
+            order = [*places, *(size + place for place in places)]
+            kind = ir.VectorType(I32, len(order))
+            column = [b.shuffle_vector(x, y, kind(order)) for x, y in zip(column[::2], column[1::2], strict=True)]
+            size = len(order)
+            places = range(size)
+        return column[0]
+
+    return [word(t) for t in range(16)]
+
+
+def compressed(code: Code, sha: Lanes, state: list[Any], block: list[Any]) -> list[Any]:
+    """The compression function, sixteen rounds a turn of a loop: unrolled, it would not fit into the nearest
+    cache of instructions, beside the rest or at all."""
+    b = code.builder
+    size = 4 * sha.lanes
+    table = ir.GlobalVariable(code.module, ir.ArrayType(I32, 64), "K")
+    table.global_constant, table.linkage = True, "internal"
+    table.initializer = ir.Constant(table.value_type, K)
+    kept = code.array(I32, 16 * sha.lanes)
+    places = [b.add(kept, I64(size * t)) for t in range(16)]
+    now = state
+    for t in range(16):
+        code.store(block[t], places[t], size)
+        now = sha.round(now, sha.constant(K[t]), block[t])
+    turning = [code.variable(word) for word in now]
+    with code.count(I64(48), 16) as (turn, _):
+        constants = code.at(b.ptrtoint(table, I64), turn, 4, 64)
+        now = [word.get() for word in turning]
         for t in range(16):
-            word = ir.Constant(sha.type, ir.Undefined)
-            for lane, address in enumerate(blocks):
-                word = b.insert_element(word, code.load(I32, b.add(address, I64(4 * t)), 4), I32(lane))
-            words.append(swap(b, word))
-        rows = [b.add(state, I64(4 * lanes * word)) for word in range(8)]
-        after = sha.compress([code.load(sha.type, row, align=4 * lanes) for row in rows], words)
-        for row, value in zip(rows, after, strict=True):
-            code.store(value, row, align=4 * lanes)
-
-    return compress, place
-
-
-def _with_extensions(code: Code, lanes: int, state: Any, known: Any) -> Compress:
-    b = code.builder
-    sha = ShaExtensions(b)
-    order = "FEBAHGDC"
-
-    def place(lane: Any, word: int) -> Any:
-        return b.add(b.mul(lane, I64(8)), I64(order.index("ABCDEFGH"[word])))
-
-    def compress() -> None:
-        rows = [code.at(state, lane, 32) for lane in range(lanes)]
-        states = [(code.load(QUAD, r, align=16), code.load(QUAD, b.add(r, I64(16)), align=16)) for r in rows]
-        addresses = [code.load(I64, code.at(known, lane, LANE_SIZE, BLOCK), 8) for lane in range(lanes)]
-        blocks = [[swap(b, code.load(QUAD, b.add(a, I64(16 * q)), 16)) for q in range(4)] for a in addresses]
-        for row, (abef, cdgh) in zip(rows, sha.compress(states, blocks), strict=True):
-            code.store(abef, row, align=16)
-            code.store(cdgh, b.add(row, I64(16)), align=16)
-
-    return compress, place
+            before = [code.load(sha.type, places[(t - distance) % 16], size) for distance in (16, 15, 7, 2)]
+            word = sha.schedule(*before)
+            code.store(word, places[t], size)
+            now = sha.round(now, sha.splat(code.load(I32, b.add(constants, I64(4 * t)), 4)), word)
+        for variable, value in zip(turning, now, strict=True):
+            variable.set(value)
+    return [sha.add(old, word.get()) for old, word in zip(state, turning, strict=True)]

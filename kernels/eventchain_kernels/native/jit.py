@@ -37,9 +37,9 @@ VARIANTS = {
         ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx2", "bmi2"),
         "x86-64-v4",
         "-prefer-256-bit",  # else LLVM splits the vectors of 512 bits in two
-        {"hash_joined": 16, "search_jobs": 16},
+        {"hash_joined": 32, "search_jobs": 16},
     ),
-    "sha": Variant(("sha", "avx2", "bmi2"), "x86-64-v3", "+sha", {"hash_joined": 2, "search_jobs": 2}),
+    "sha": Variant(("sha", "avx2", "bmi2"), "x86-64-v3", "+sha", {"hash_joined": 4, "search_jobs": 2}),
     "avx2": Variant(("avx2", "bmi2"), "x86-64-v3", "", {"hash_joined": 8, "search_jobs": 8}),
     "generic": Variant((), "", "", {"hash_joined": 4, "search_jobs": 4}),
 }
