@@ -231,6 +231,7 @@ class _Vectors:
         self._code = code
         self._sha = Lanes(code.builder, lanes)
         self._digests = code.array(I32, 8 * lanes)
+        self._words = code.array(I32, 16 * lanes)
         state = code.array(I32, 8 * lanes)
         self._rows = [code.builder.add(state, I64(4 * lanes * word)) for word in range(8)]
 
@@ -242,11 +243,14 @@ class _Vectors:
             self._code.store(value, row, align=64)
 
     def compress(self, blocks: Any) -> None:
-        code, b = self._code, self._code.builder
-        addresses = [code.load(I64, code.at(blocks, lane), 8) for lane in range(self._sha.lanes)]
+        code, b, lanes = self._code, self._code.builder, self._sha.lanes
         block = ir.VectorType(I32, 16)
-        words = transposed(b, [code.load(block, address) for address in addresses])
-        self._keep(compressed(code, self._sha, self._state(), [swap(b, word) for word in words]))
+        together = min(lanes, 16)  # as many as stay in registers
+        with code.count(I64(lanes), together) as (first, _):
+            rows = [code.load(block, code.load(I64, code.at(blocks, b.add(first, I64(i))), 8)) for i in range(together)]
+            for t, word in enumerate(transposed(b, rows)):
+                code.store(swap(b, word), code.at(self._words, first, 4, 4 * lanes * t), 4 * together)
+        self._keep(compressed(code, self._sha, self._state(), self._words))
 
     def settle(self, finished: Any) -> None:
         code, b = self._code, self._code.builder
@@ -341,7 +345,7 @@ def transposed(b: ir.IRBuilder, rows: list[Any]) -> list[Any]:
     return [word(t) for t in range(16)]
 
 
-def compressed(code: Code, sha: Lanes, state: list[Any], block: list[Any]) -> list[Any]:
+def compressed(code: Code, sha: Lanes, state: list[Any], block: Any) -> list[Any]:
     """The compression function, sixteen rounds a turn of a loop: unrolled, it would not fit into the nearest
     cache of instructions, beside the rest or at all."""
     b = code.builder
@@ -349,12 +353,10 @@ def compressed(code: Code, sha: Lanes, state: list[Any], block: list[Any]) -> li
     table = ir.GlobalVariable(code.module, ir.ArrayType(I32, 64), "K")
     table.global_constant, table.linkage = True, "internal"
     table.initializer = ir.Constant(table.value_type, K)
-    kept = code.array(I32, 16 * sha.lanes)
-    places = [b.add(kept, I64(size * t)) for t in range(16)]
+    places = [b.add(block, I64(size * t)) for t in range(16)]
     now = state
     for t in range(16):
-        code.store(block[t], places[t], size)
-        now = sha.round(now, sha.constant(K[t]), block[t])
+        now = sha.round(now, sha.constant(K[t]), code.load(sha.type, places[t], size))
     turning = [code.variable(word) for word in now]
     with code.count(I64(48), 16) as (turn, _):
         constants = code.at(b.ptrtoint(table, I64), turn, 4, 64)
