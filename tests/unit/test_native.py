@@ -40,10 +40,10 @@ def variant(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip(f"this CPU has no {name}")  # it has what it has
     patch.setattr(native, "FASTEST_HASHING", (name,))
     patch.setattr(jit, "variants", lambda: (name,))
-    native._hash_joined.cache_clear()
+    native._compiled.cache_clear()
     yield name
     patch.undo()
-    native._hash_joined.cache_clear()
+    native._compiled.cache_clear()
 
 
 def digests(messages: list[bytes]) -> np.ndarray:

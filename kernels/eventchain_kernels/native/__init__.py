@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
-from itertools import chain, pairwise
+from functools import cache
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from eventchain_kernels.native import jit
 
 ROW, INTEGER, VALUE_32, VALUE_64 = range(4)  # kinds of parts, as in hash_batch
-MIN_SHARE = 2048
-"""Messages that are worth handing to another thread."""
+MIN_SHARE, MIN_PAIRS = 2**11, 2**13
+"""Messages, and pairs of Merkle nodes, that are worth handing to another thread."""
 MIN_PART, MAX_PART = 2**12, 2**18
 """Nonces that one thread takes at a time: under a millisecond to some ten milliseconds."""
 FASTEST_HASHING = ("avx512", "sha", "avx2", "generic")
@@ -51,8 +51,15 @@ class Column(NamedTuple):
     owner: Any = None
 
 
-Part = bytes | Column | NDArray[Any]
-"""A part of n messages: the same bytes in all, a value for each, or a row for each of an array (n, ...)."""
+class Digests(NamedTuple):
+    """The SHA-256 of another message, joined from these parts."""
+
+    parts: tuple[Part, ...]
+
+
+Part = bytes | Column | NDArray[Any] | Digests
+"""A part of n messages: the same bytes in all, a value for each, a row for each of an array (n, ...), or a
+digest of parts of its own."""
 
 
 def sha256_joined(
@@ -66,23 +73,74 @@ def sha256_joined(
     out = np.empty((count, 32), np.uint8)
     if not count:
         return out
-    run = _hash_joined()
-    described, owners = zip(*[_described(part, count) for part in parts], strict=True)
-    table = array("q", chain.from_iterable(described))
-    where = table.buffer_info()[0], len(parts)
-    results = int(padded), _address(out), 0 if lengths is None else _address(lengths)
+    run = _compiled("hash_joined")
+    steps: list[tuple[array[int], int, int, int]] = []  # of digests that are parts, then of the messages
+    owners: list[Any] = []  # what must stay alive
+
+    def plan(parts: Sequence[Part], out: NDArray[np.uint8], lengths: NDArray[np.int64] | None) -> None:
+        table = array("q")
+        for part in parts:
+            if isinstance(part, Digests):
+                inner, part = part, np.empty((count, 32), np.uint8)
+                plan(inner.parts, part, None)
+            described, owner = _described(part, count)
+            table.extend(described)
+            owners.append(owner)
+        steps.append((table, len(parts), _address(out), 0 if lengths is None else _address(lengths)))
+
+    plan(parts, out, lengths)
 
     def work(first: int, stop: int) -> None:
-        run(*where, first, stop, *results)
+        for table, number, results, sizes in steps:
+            run(table.buffer_info()[0], number, first, stop, int(padded), results, sizes)
 
-    if count < 2 * MIN_SHARE or cores() < 2:
-        work(0, count)
-    else:
-        shares = min(4 * cores(), count // MIN_SHARE)
-        bounds = [count * i // shares for i in range(shares + 1)]
-        _in_threads([partial(work, a, b) for a, b in pairwise(bounds)])
-    del owners  # until now they kept alive what was hashed
+    _in_pieces(work, count, MIN_SHARE)
+    del owners
     return out
+
+
+def hash_levels(
+    nodes: NDArray[np.uint8], before: int = 0, peaks: Mapping[int, bytes] | None = None, levels: int = 64
+) -> list[NDArray[np.uint8]]:
+    """The levels of a Merkle log above a run of its nodes, as far as they become complete by these: a list
+    of (m, 32) uint8, from the level above up. A node is ``SHA-256(0x01 ‖ left ‖ right)``.
+
+    nodes: (n, 32) uint8, the next ones of their level
+    before: complete nodes that the log had of that level
+    peaks: of the levels, counted from that of the nodes, where the log had an odd number, its last node
+    levels: how many at most
+    """
+    peaks = peaks or {}
+    if before & 1:
+        nodes = np.concatenate([np.frombuffer(peaks[0], np.uint8).reshape(1, 32), nodes])
+    elif not nodes.flags.c_contiguous:
+        nodes = np.ascontiguousarray(nodes)
+    counts: list[int] = []
+    there = len(nodes)
+    while there > 1 and len(counts) < levels:
+        counts.append(there // 2)
+        there = there // 2 + (before >> len(counts) & 1)
+    # Each level lies behind a row for the peak that is paired with its first node.
+    rows = np.empty((sum(counts) + len(counts), 32), np.uint8)
+    starts = list(accumulate((count + 1 for count in counts), initial=0))
+    for level, start in enumerate(starts[:-1], 1):
+        if before >> level & 1:
+            rows[start] = np.frombuffer(peaks[level], np.uint8)
+    run = _compiled("hash_levels")
+    source, base, done = _address(nodes), _address(rows), 0
+    while done < len(counts) and counts[done] >= 2 * MIN_PAIRS:
+        target = base + 32 * starts[done]
+
+        def work(first: int, stop: int, source: int = source, target: int = target) -> None:
+            run(source + 64 * first, 2 * (stop - first), 0, target + 32 * first, 1)
+
+        _in_pieces(work, counts[done], MIN_PAIRS)
+        done += 1
+        source = target + (0 if before >> done & 1 else 32)
+    if done < len(counts):
+        there = len(nodes) if not done else counts[done - 1] + (before >> done & 1)
+        run(source, there, before >> done, base + 32 * starts[done], levels - done)
+    return [rows[start + 1 : start + 1 + count] for start, count in zip(starts, counts, strict=False)]
 
 
 def sha256_rows(rows: NDArray[np.uint8], prefix: bytes = b"") -> NDArray[np.uint8]:
@@ -148,11 +206,11 @@ def cores() -> int:
 
 
 @cache
-def _hash_joined() -> Callable[..., None]:
-    return jit.function("hash_joined", hashing_variant())
+def _compiled(name: str) -> Callable[..., None]:
+    return jit.function(name, hashing_variant())
 
 
-def _described(part: Part, count: int) -> tuple[tuple[int, ...], Any]:
+def _described(part: bytes | Column | NDArray[Any], count: int) -> tuple[tuple[int, ...], Any]:
     """A part as ``hash_batch`` wants it, and what must stay alive for it."""
     if isinstance(part, bytes):
         part = np.frombuffer(part or b"\0", np.uint8)[: len(part)]
@@ -172,6 +230,23 @@ def _described(part: Part, count: int) -> tuple[tuple[int, ...], Any]:
 
 def _address(values: NDArray[Any]) -> int:
     return int(values.__array_interface__["data"][0])  # as values.ctypes.data, in less time
+
+
+def _in_pieces(work: Callable[[int, int], None], count: int, size: int) -> None:
+    """``work(first, stop)`` for 0 to ``count``, ``size`` at a time, on all cores, this thread among them."""
+    firsts = iter(range(0, count, size))  # each is handed out once: Python's global lock sees to it
+
+    def take() -> None:
+        for first in firsts:
+            work(first, min(first + size, count))
+
+    others = min(cores(), -(-count // size)) - 1
+    futures = [_pool().submit(take) for _ in range(others)]
+    try:
+        take()
+    finally:  # no one may still work on memory that the caller gives up
+        for future in futures:
+            future.result()
 
 
 def _in_threads(tasks: list[Callable[[], None]]) -> None:
