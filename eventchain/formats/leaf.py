@@ -51,13 +51,15 @@ def entry_leaves(batch: Any, commitment: NDArray[np.uint8] | Digests) -> NDArray
     """
     position, version, time = (integers(batch[name]) for name in ("position", "version", "time"))
     stream, id_, type_ = (values(batch[name], 4) for name in ("stream", "id", "type"))
-    lengths = np.empty(batch.num_rows, np.int64)
     entry = position, version, time, stream, id_, type_, commitment
-    hashes = sha256_joined(batch.num_rows, b"\x00" + MAGIC, *entry, lengths=lengths)
-    if len(lengths) and (longest := int(lengths.max()) - 1) > MAX_ENTRY:  # less the byte 0x00
-        where = batch["position"][int(lengths.argmax())].as_py()
+    longest = np.empty(2, np.int64)
+    hashes = sha256_joined(batch.num_rows, b"\x00" + MAGIC, *entry, longest=longest)
+    length, row = longest.tolist()
+    length -= 1  # the byte 0x00
+    if length > MAX_ENTRY:
+        where = batch["position"][row].as_py()
         raise FormatError(
-            f"the event at position {where} makes an entry of {longest} bytes with its stream, id and "
+            f"the event at position {where} makes an entry of {length} bytes with its stream, id and "
             f"type; at most {MAX_ENTRY} are allowed",
             hint="shorten the event's stream, id or type; data and metadata may be of any length",
         )

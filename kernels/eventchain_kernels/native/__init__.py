@@ -58,44 +58,32 @@ class Digests(NamedTuple):
 
 
 Part = bytes | Column | NDArray[Any] | Digests
-"""A part of n messages: the same bytes in all, a value for each, a row for each of an array (n, ...), or a
-digest of parts of its own."""
+"""A part of n messages: the same bytes in all, a value for each, a row for each of an array (n, ...), or (one
+at most) a digest of parts of its own."""
 
 
 def sha256_joined(
-    count: int, *parts: Part, lengths: NDArray[np.int64] | None = None, padded: bool = True
+    count: int, *parts: Part, longest: NDArray[np.int64] | None = None, padded: bool = True
 ) -> NDArray[np.uint8]:
     """SHA-256 of ``count`` messages, each joined from its parts: (count, 32) uint8.
 
-    lengths: (count,) int64, C-contiguous, set to the messages' lengths in bytes
+    longest: (2,) int64, set to the length in bytes of a longest message and its index
     padded: without, messages are whole blocks and the result is the state after the last one
     """
     out = np.empty((count, 32), np.uint8)
-    if not count:
-        return out
     run = _compiled("hash_joined")
-    steps: list[tuple[array[int], int, int, int]] = []  # of digests that are parts, then of the messages
-    owners: list[Any] = []  # what must stay alive
-
-    def plan(parts: Sequence[Part], out: NDArray[np.uint8], lengths: NDArray[np.int64] | None) -> None:
-        table = array("q")
-        for part in parts:
-            if isinstance(part, Digests):
-                inner, part = part, np.empty((count, 32), np.uint8)
-                plan(inner.parts, part, None)
-            described, owner = _described(part, count)
-            table.extend(described)
-            owners.append(owner)
-        steps.append((table, len(parts), _address(out), 0 if lengths is None else _address(lengths)))
-
-    plan(parts, out, lengths)
+    steps, owners = _planned(parts, count, out)
+    found = np.zeros((max(-(-count // MIN_SHARE), 1), 2), np.int64)  # of each piece its longest
 
     def work(first: int, stop: int) -> None:
-        for table, number, results, sizes in steps:
-            run(table.buffer_info()[0], number, first, stop, int(padded), results, sizes)
+        place = _address(found) + 16 * (first // MIN_SHARE)
+        for table, number in steps:
+            run(table.buffer_info()[0], number, first, stop, int(padded), _address(out), place)
 
     _in_pieces(work, count, MIN_SHARE)
-    del owners
+    del owners  # until now they kept alive what was hashed
+    if longest is not None:
+        longest[:] = found[found[:, 0].argmax()]
     return out
 
 
@@ -210,6 +198,27 @@ def _compiled(name: str) -> Callable[..., None]:
     return jit.function(name, hashing_variant())
 
 
+def _planned(
+    parts: Sequence[Part], count: int, out: NDArray[np.uint8]
+) -> tuple[list[tuple[array[int], int]], list[Any]]:
+    """Tables of parts for ``hash_batch`` and how many are in each, in the order in which they are to be
+    hashed, all into ``out``; and what must stay alive meanwhile."""
+    table = array("q")
+    steps: list[tuple[array[int], int]] = []
+    owners: list[Any] = []
+    for part in parts:
+        if isinstance(part, Digests):  # they lie in the place of the message's own, until that is made
+            if steps:
+                raise ValueError("a message has one part at most that is a digest of others")
+            steps, more = _planned(part.parts, count, out)
+            owners += more
+            part = out
+        described, owner = _described(part, count)
+        table.extend(described)
+        owners.append(owner)
+    return [*steps, (table, len(parts))], owners
+
+
 def _described(part: bytes | Column | NDArray[Any], count: int) -> tuple[tuple[int, ...], Any]:
     """A part as ``hash_batch`` wants it, and what must stay alive for it."""
     if isinstance(part, bytes):
@@ -223,9 +232,9 @@ def _described(part: bytes | Column | NDArray[Any], count: int) -> tuple[tuple[i
         return (kind, data, 0, 0, offsets + offset_size * first, valid, first, field), part
     if len(part) != count:
         raise ValueError(f"{len(part)} rows are given for {count} messages")
-    if not part.flags.c_contiguous and not part[0].flags.c_contiguous:
+    if not part.flags.c_contiguous and len(part) and not part[0].flags.c_contiguous:
         part = np.ascontiguousarray(part)
-    return (ROW, _address(part), part.strides[0], part.nbytes // count, 0, 0, 0, 0), part
+    return (ROW, _address(part), part.strides[0], part.nbytes // max(count, 1), 0, 0, 0, 0), part
 
 
 def _address(values: NDArray[Any]) -> int:

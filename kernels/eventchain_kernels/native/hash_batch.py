@@ -14,10 +14,10 @@ from llvmlite import ir
 from eventchain_kernels.native.emit import I8, I32, I64, Code, Variable, swap
 from eventchain_kernels.native.multi_buffer import multi_buffer
 
-ARGUMENTS = ("parts", "part_count", "first", "stop", "padded", "out", "lengths")
+ARGUMENTS = ("parts", "part_count", "first", "stop", "padded", "out", "longest")
 """parts: address of part_count descriptions (below); first, stop: messages; padded: 1, or 0 to leave padding
-out (messages are whole blocks, one at least); out: address of 32 bytes a message; lengths: of an i64 a
-message, set to its length in bytes, or 0."""
+out (messages are whole blocks, one at least); out: address of 32 bytes a message, which may also be a row of
+it; longest: address of two i64, set to the length in bytes of a longest message and to its number."""
 
 KIND, DATA, STRIDE, SIZE, OFFSETS, VALID, FIRST, FIELD, PART_SIZE = range(0, 72, 8)
 ROW, INTEGER, VALUE_32, VALUE_64 = range(4)
@@ -38,7 +38,7 @@ SPARE = 192
 
 def build(module: ir.Module, lanes: int, sha_extensions: bool) -> None:
     code = Code(module, "hash_joined", ARGUMENTS)
-    parts, part_count, first, stop, padded, out, lengths = code.args()
+    parts, part_count, first, stop, padded, out, longest = code.args()
     b = code.builder
     known, windows = code.array(I8, LANE_SIZE * lanes), code.array(I8, (WINDOW + SPARE) * lanes)
     # Of each lane: where its next block lies, how many there are in its window, and whether they end it.
@@ -46,6 +46,7 @@ def build(module: ir.Module, lanes: int, sha_extensions: bool) -> None:
     pointers, counts = ir.VectorType(I64, lanes), ir.VectorType(I32, lanes)
     engine = multi_buffer(code, lanes, sha_extensions)
     following, live = code.variable(first), code.variable(I64(0))
+    most, which = code.variable(I64(0)), code.variable(first)
 
     def begin(lane: Any, me: Any) -> None:
         """The lane hands out its digest and takes the next message, if there is one."""
@@ -54,8 +55,10 @@ def build(module: ir.Module, lanes: int, sha_extensions: bool) -> None:
             live.set(b.sub(live.get(), I64(1)))
             for half, quad in enumerate(engine.digest(lane)):
                 code.store(quad, b.add(code.at(out, done, 32), I64(16 * half)))
-            with b.if_then(b.icmp_unsigned("!=", lengths, I64(0))):
-                code.store(code.load(I64, b.add(me, I64(TOTAL)), 8), code.at(lengths, done), 8)
+            total = code.load(I64, b.add(me, I64(TOTAL)), 8)
+            with b.if_then(code.less(most.get(), total)):
+                most.set(total)
+                which.set(done)
         mine = following.get()
         some = code.less(mine, stop)
         following.set(b.add(mine, b.zext(some, I64)))
@@ -101,6 +104,8 @@ def build(module: ir.Module, lanes: int, sha_extensions: bool) -> None:
         code.store(b.sub(code.load(counts, left, 64), ones), left, 64)
         step = ir.Constant(pointers, [64] * lanes)
         code.store(b.add(code.load(pointers, blocks, 64), step), blocks, 64)
+    for place, value in enumerate((most.get(), which.get())):
+        code.store(value, code.at(longest, place), 8)
     b.ret_void()
 
 
