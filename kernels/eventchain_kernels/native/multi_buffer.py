@@ -15,7 +15,7 @@ class MultiBuffer(Protocol):
     """The state of some lanes, each with a message of its own. What is emitted works on memory."""
 
     def settle(self, finished: Any) -> None:
-        """Keep the digests of all lanes; those ``finished``, a vector of bits, go back to the initial state."""
+        """Keep all lanes' digests; those ``finished``, a vector of bits, go back to the initial state."""
 
     def digest(self, lane: Any) -> list[Any]:
         """A lane's digest when last settled: its two halves."""
@@ -51,7 +51,8 @@ class _Vectors:
         block = ir.VectorType(I32, 16)
         together = min(lanes, 16)  # as many as stay in registers
         with code.count(I64(lanes), together) as (first, _):
-            rows = [code.load(block, code.load(I64, code.at(blocks, b.add(first, I64(i))), 8)) for i in range(together)]
+            addresses = [code.load(I64, code.at(blocks, b.add(first, I64(i))), 8) for i in range(together)]
+            rows = [code.load(block, address) for address in addresses]
             for t, word in enumerate(transposed(b, rows)):
                 code.store(swap(b, word), code.at(self._words, first, 4, 4 * lanes * t), 4 * together)
         self._keep(compressed(code, self._sha, self._state(), self._words))
@@ -113,63 +114,61 @@ class _Extensions:
         return list(self._pair(self._code.at(self._digests, lane, 32)))
 
 
-def zipped(b: ir.IRBuilder, rows: list[Any]) -> list[Any]:
-    """Four vectors of n words transposed in each quarter of 128 bits: quad i of result j holds word 4·i + j
-    of each of them."""
-    n = rows[0].type.count
-    kind = ir.VectorType(I32, n)
-
-    def mixed(x: Any, y: Any, order: tuple[int, int, int, int]) -> Any:
-        """In every quad these of x's words (0 to 3) and y's (4 to 7)."""
-        return b.shuffle_vector(x, y, kind([q + w % 4 + w // 4 * n for q in range(0, n, 4) for w in order]))
-
-    low, high = (0, 4, 1, 5), (2, 6, 3, 7)
-    pairs = [(mixed(*rows[:2], order), mixed(*rows[2:], order)) for order in (low, high)]
-    return [mixed(*pair, order) for pair in pairs for order in ((0, 1, 4, 5), (2, 3, 6, 7))]
-
-
-def transposed(b: ir.IRBuilder, rows: list[Any]) -> list[Any]:
-    """From a vector of 16 words for each lane to a vector of all lanes for each of 16 words."""
-    quads = [zipped(b, rows[i : i + 4]) for i in range(0, len(rows), 4)]
-
-    def word(t: int) -> Any:
-        column = [quad[t % 4] for quad in quads]
-        places = range(t // 4 * 4, t // 4 * 4 + 4)
-        if len(column) == 1:
-            return b.shuffle_vector(column[0], column[0], QUAD(list(places)))
-        size = 16
-        while len(column) > 1:
-            order = [*places, *(size + place for place in places)]
-            kind = ir.VectorType(I32, len(order))
-            column = [b.shuffle_vector(x, y, kind(order)) for x, y in zip(column[::2], column[1::2], strict=True)]
-            size = len(order)
-            places = range(size)
-        return column[0]
-
-    return [word(t) for t in range(16)]
-
-
 def compressed(code: Code, sha: Lanes, state: list[Any], block: Any) -> list[Any]:
-    """The compression function, sixteen rounds a turn of a loop: unrolled, it would not fit into the nearest
-    cache of instructions, beside the rest or at all."""
+    """The compression function on vectors, sixteen rounds a turn of a loop: unrolled, it would not stay in
+    the cache of decoded instructions. block: address of 16 vectors, overwritten."""
     b = code.builder
     size = 4 * sha.lanes
     table = ir.GlobalVariable(code.module, ir.ArrayType(I32, 64), "K")
     table.global_constant, table.linkage = True, "internal"
     table.initializer = ir.Constant(table.value_type, K)
     places = [b.add(block, I64(size * t)) for t in range(16)]
+
+    def word(t: int) -> Any:
+        return code.load(sha.type, places[t % 16], size)
+
     now = state
     for t in range(16):
-        now = sha.round(now, sha.constant(K[t]), code.load(sha.type, places[t], size))
-    turning = [code.variable(word) for word in now]
-    with code.count(I64(48), 16) as (turn, _):
-        constants = code.at(b.ptrtoint(table, I64), turn, 4, 64)
-        now = [word.get() for word in turning]
+        now = sha.round(now, sha.constant(K[t]), word(t))
+    turning = [code.variable(value) for value in now]
+    with code.count(I64(48), 16) as (done, _):
+        constants = code.at(b.ptrtoint(table, I64), done, 4, 64)
+        now = [variable.get() for variable in turning]
         for t in range(16):
-            before = [code.load(sha.type, places[(t - distance) % 16], size) for distance in (16, 15, 7, 2)]
-            word = sha.schedule(*before)
-            code.store(word, places[t], size)
-            now = sha.round(now, sha.splat(code.load(I32, b.add(constants, I64(4 * t)), 4)), word)
+            new = sha.schedule(word(t), word(t + 1), word(t + 9), word(t + 14))
+            code.store(new, places[t], size)
+            now = sha.round(now, sha.splat(code.load(I32, b.add(constants, I64(4 * t)), 4)), new)
         for variable, value in zip(turning, now, strict=True):
             variable.set(value)
-    return [sha.add(old, word.get()) for old, word in zip(state, turning, strict=True)]
+    return [sha.add(old, variable.get()) for old, variable in zip(state, turning, strict=True)]
+
+
+def zipped(b: ir.IRBuilder, rows: list[Any]) -> list[Any]:
+    """Four vectors of words, transposed in each 128 bits: quad i of result j is word 4·i + j of each."""
+    n = rows[0].type.count
+
+    def mixed(x: Any, y: Any, order: str) -> Any:
+        """In every quad these of x's words (0 to 3) and y's (4 to 7)."""
+        places = [quad + int(w) % 4 + int(w) // 4 * n for quad in range(0, n, 4) for w in order]
+        return b.shuffle_vector(x, y, ir.VectorType(I32, n)(places))
+
+    w, x, y, z = rows
+    pairs = [(mixed(w, x, order), mixed(y, z, order)) for order in ("0415", "2637")]
+    return [mixed(front, back, order) for front, back in pairs for order in ("0145", "2367")]
+
+
+def transposed(b: ir.IRBuilder, rows: list[Any]) -> list[Any]:
+    """From a vector of 16 words for each lane to a vector of all lanes for each of 16 words."""
+    quads = [zipped(b, rows[i : i + 4]) for i in range(0, len(rows), 4)]
+    return [joined(b, [quad[t % 4] for quad in quads], t // 4 * 4) for t in range(16)]
+
+
+def joined(b: ir.IRBuilder, vectors: list[Any], first: int) -> Any:
+    """Four words of each vector of 16, from ``first``, end to end."""
+    n = 4 * len(vectors)
+    if len(vectors) <= 2:
+        places = [16 * i + first + word for i in range(len(vectors)) for word in range(4)]
+        return b.shuffle_vector(vectors[0], vectors[-1], ir.VectorType(I32, n)(places))
+    half = len(vectors) // 2
+    front, back = (joined(b, part, first) for part in (vectors[:half], vectors[half:]))
+    return b.shuffle_vector(front, back, ir.VectorType(I32, n)(list(range(n))))

@@ -6,18 +6,17 @@ bytes only. So each lane has its two blocks laid out once, and a pair is copied 
 
 from __future__ import annotations
 
-from typing import Any
-
 from llvmlite import ir
 
 from eventchain_kernels.native.emit import I8, I16, I64, VOID, Code
 from eventchain_kernels.native.multi_buffer import multi_buffer
 
 ARGUMENTS = ("nodes", "count", "before", "rows", "levels")
-"""nodes: address of ``count`` hashes of 32 bytes, of which each pair has a parent; before: complete nodes that
-the log had at this level before the first of them; rows: address for the levels above, up to ``levels`` of
-them or to one of fewer than two nodes, end to end. Each has a row before its own hashes, where lies what the
-log had before at this level, if that number is odd, and is paired with the first of them."""
+"""nodes: address of ``count`` hashes of 32 bytes, the first two of which make a node above, and so on;
+before: complete nodes that the log had at this level before the first of them; rows: address for the levels
+above, up to ``levels`` of them or to one of fewer than two nodes, end to end. Each has a row before its own
+hashes: there lies what the log had before at this level, if that number is odd, and is paired with the
+first of them."""
 
 MESSAGE = 65
 
