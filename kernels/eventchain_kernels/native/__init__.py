@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from eventchain_kernels.native import jit
 
-ROW, INTEGER, VALUE_32, VALUE_64 = range(4)  # kinds of parts, as in hash_batch
+ROW, INTEGER, VALUE_32, VALUE_64, END = range(5)  # kinds of parts, as in hash_batch
 MIN_SHARE, MIN_PAIRS = 2**11, 2**13
 """Messages, and pairs of Merkle nodes, that are worth handing to another thread."""
 MIN_PART, MAX_PART = 2**12, 2**18
@@ -80,8 +80,8 @@ def sha256_joined(
 
     def work(first: int, stop: int) -> None:
         place = lengths + 16 * (first // MIN_SHARE)
-        for table, number in steps:
-            run(table.buffer_info()[0], number, first, stop, int(padded), results, place)
+        for table in steps:
+            run(table.buffer_info()[0], first, stop, int(padded), results, place)
 
     _in_pieces(work, count, MIN_SHARE)
     del owners  # until now they kept alive what was hashed
@@ -203,13 +203,11 @@ def _compiled(name: str) -> Callable[..., None]:
     return jit.function(name, hashing_variant())
 
 
-def _planned(
-    parts: Sequence[Part], count: int, out: NDArray[np.uint8]
-) -> tuple[list[tuple[array[int], int]], list[Any]]:
-    """Tables of parts for ``hash_batch`` and how many are in each, in the order in which they are to be
-    hashed, all into ``out``; and what must stay alive meanwhile."""
+def _planned(parts: Sequence[Part], count: int, out: NDArray[np.uint8]) -> tuple[list[array[int]], list[Any]]:
+    """Tables of parts for ``hash_batch``, in the order in which they are to be hashed, all into ``out``; and
+    what must stay alive meanwhile."""
     table = array("q")
-    steps: list[tuple[array[int], int]] = []
+    steps: list[array[int]] = []
     owners: list[Any] = []
     for part in parts:
         if isinstance(part, Digests):  # they lie in the place of the message's own, until that is made
@@ -221,25 +219,27 @@ def _planned(
         described, owner = _described(part, count)
         table.extend(described)
         owners.append(owner)
-    return [*steps, (table, len(parts))], owners
+    table.extend((END, *[0] * 8))
+    return [*steps, table], owners
 
 
 def _described(part: bytes | Column | NDArray[Any], count: int) -> tuple[tuple[int, ...], Any]:
     """A part as ``hash_batch`` wants it, and what must stay alive for it."""
     if isinstance(part, bytes):
         part = np.frombuffer(part or b"\0", np.uint8)[: len(part)]
-        return (ROW, _address(part), 0, part.nbytes, 0, 0, 0, 0), part
+        return (ROW, _address(part), 0, part.nbytes, 0, 0, 0, 0, 0), part
     if isinstance(part, Column):
         data, offsets, offset_size, valid, first, field, _ = part
         if not offsets:
-            return (INTEGER, data + 8 * first, 0, 0, 0, 0, 0, 0), part
+            return (INTEGER, data + 8 * first, 0, 0, 0, 0, 0, 0, 0), part
         kind = VALUE_32 if offset_size == 4 else VALUE_64
-        return (kind, data, 0, 0, offsets + offset_size * first, valid, first, field), part
+        place = offsets + offset_size * first
+        return (kind, data, 0, 0, place, valid, first, field, 64 - 8 * field & 63), part
     if len(part) != count:
         raise ValueError(f"{len(part)} rows are given for {count} messages")
     if not part.flags.c_contiguous and len(part) and not part[0].flags.c_contiguous:
         part = np.ascontiguousarray(part)
-    return (ROW, _address(part), part.strides[0], part.nbytes // max(count, 1), 0, 0, 0, 0), part
+    return (ROW, _address(part), part.strides[0], part.nbytes // max(count, 1), 0, 0, 0, 0, 0), part
 
 
 def _address(values: NDArray[Any]) -> int:

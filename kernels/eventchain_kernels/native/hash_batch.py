@@ -14,71 +14,81 @@ from llvmlite import ir
 from eventchain_kernels.native.emit import I8, I32, I64, Code, Variable, swap
 from eventchain_kernels.native.multi_buffer import multi_buffer
 
-ARGUMENTS = ("parts", "part_count", "first", "stop", "padded", "out", "longest")
-"""parts: address of part_count descriptions (below); first, stop: messages; padded: 1, or 0 to leave padding
+ARGUMENTS = ("parts", "first", "stop", "padded", "out", "longest")
+"""parts: address of their descriptions (below); first, stop: messages; padded: 1, or 0 to leave padding
 out (messages are whole blocks, one at least); out: address of 32 bytes a message, which may also be a row of
 it; longest: address of two i64, set to the length in bytes of a longest message and to its number."""
 
-KIND, DATA, STRIDE, SIZE, OFFSETS, VALID, FIRST, FIELD, PART_SIZE = range(0, 72, 8)
-ROW, INTEGER, VALUE_32, VALUE_64 = range(4)
+KIND, DATA, STRIDE, SIZE, OFFSETS, VALID, FIRST, FIELD, SHIFT, PART_SIZE = range(0, 80, 8)
+ROW, INTEGER, VALUE_32, VALUE_64, END = range(5)
 """A part of every message, in i64, and its kinds. Row: message i has ``size`` bytes at ``data + i·stride``.
 Integer: the i64 at ``data + 8·i``, big-endian. Value: what an Arrow array has between its 32 or 64-bit
-``offsets`` i and i + 1 (an address) of ``data``, after its length, big-endian in ``field`` bytes (0, 4 or 8);
-where bit ``first + i`` of the bitmap ``valid`` (an address, or 0) says null, the length is all ones and
-nothing follows."""
+``offsets`` i and i + 1 (an address) of ``data``, after its length, big-endian in ``field`` bytes (0, 4 or 8;
+``shift``: 64 − 8·field, or 0 without); where bit ``first + i`` of the bitmap ``valid`` (an address, or 0)
+says null, the length is all ones and nothing follows. End: there are no more."""
 
 ITEM, PART, TAKEN, TOTAL, LANE_SIZE = range(0, 40, 8)
-"""What is known of a lane, in i64. item: its message, or −1; part, taken: part to be copied next, and how
-much of it has been; total: bytes of the message in the windows so far."""
+"""What is known of a lane, in i64. item: its message, or −1; part, taken: address of the part to be copied
+next, and how much of it has been; total: bytes of the message in the windows so far."""
 
 WINDOW = 1024
 SPARE = 192
 """Bytes beyond a window for what begins in it: 64 of data, then a block and a half of padding."""
+WIDE = ir.VectorType(I8, 64)
 
 
 def build(module: ir.Module, lanes: int, sha_extensions: bool) -> None:
     code = Code(module, "hash_joined", ARGUMENTS)
-    parts, part_count, first, stop, padded, out, longest = code.args()
+    parts, first, stop, padded, out, longest = code.args()
     b = code.builder
     known, windows = code.array(I8, LANE_SIZE * lanes), code.array(I8, (WINDOW + SPARE) * lanes)
     # Of each lane: where its next block lies, how many there are in its window, and whether they end it.
     blocks, left, last = code.array(I64, lanes), code.array(I32, lanes), code.array(I32, lanes)
     pointers, counts = ir.VectorType(I64, lanes), ir.VectorType(I32, lanes)
     engine = multi_buffer(code, lanes, sha_extensions)
-    following, live = code.variable(first), code.variable(I64(0))
+    unread, live = code.variable(first), code.variable(I64(0))
     most, which = code.variable(I64(0)), code.variable(first)
 
-    def begin(lane: Any, me: Any) -> None:
-        """The lane hands out its digest and takes the next message, if there is one."""
-        done = code.load(I64, b.add(me, I64(ITEM)), 8)
-        with b.if_then(b.icmp_signed(">=", done, I64(0))):
-            live.set(b.sub(live.get(), I64(1)))
-            for half, quad in enumerate(engine.digest(lane)):
-                code.store(quad, b.add(code.at(out, done, 32), I64(16 * half)))
-            total = code.load(I64, b.add(me, I64(TOTAL)), 8)
-            with b.if_then(code.less(most.get(), total)):
-                most.set(total)
-                which.set(done)
-        mine = following.get()
+    def finish(lane: Any, done: Any, total: Any) -> None:
+        live.set(b.sub(live.get(), I64(1)))
+        for half, quad in enumerate(engine.digest(lane)):
+            code.store(quad, b.add(code.at(out, done, 32), I64(16 * half)))
+        with b.if_then(code.less(most.get(), total)):
+            most.set(total)
+            which.set(done)
+
+    def following() -> Any:
+        """The next message, or −1."""
+        mine = unread.get()
         some = code.less(mine, stop)
-        following.set(b.add(mine, b.zext(some, I64)))
+        unread.set(b.add(mine, b.zext(some, I64)))
         live.set(b.add(live.get(), b.zext(some, I64)))
-        code.store(b.select(some, mine, I64(-1)), b.add(me, I64(ITEM)), 8)
-        for word in (PART, TAKEN, TOTAL):
-            code.store(I64(0), b.add(me, I64(word)), 8)
+        return b.select(some, mine, I64(-1))
 
     def serve(lane: Any) -> None:
         """The lane has hashed its window."""
         me, window = code.at(known, lane, LANE_SIZE), code.at(windows, lane, WINDOW + SPARE)
-        with b.if_then(b.icmp_unsigned("!=", code.load(I32, code.at(last, lane, 4), 4), I32(0))):
-            begin(lane, me)
+        item, part, taken, total = (
+            code.variable(code.load(I64, b.add(me, I64(word)), 8)) for word in (ITEM, PART, TAKEN, TOTAL)
+        )
+        ended = b.icmp_unsigned("!=", code.load(I32, code.at(last, lane, 4), 4), I32(0))
+        with b.if_else(ended) as (over, on):
+            with over:
+                with b.if_then(b.icmp_signed(">=", item.get(), I64(0))):
+                    finish(lane, item.get(), total.get())
+                item.set(following())
+                for variable, value in ((part, parts), (taken, I64(0)), (total, I64(0))):
+                    variable.set(value)
+            with on:  # what was no whole block any more
+                code.store(code.load(WIDE, code.load(I64, code.at(blocks, lane), 8)), window)
         count, ends = code.variable(I64(WINDOW // 64)), code.variable(I32(1))
         # A lane with nothing more to do works on its window, unheeded.
-        with b.if_then(b.icmp_signed(">=", code.load(I64, b.add(me, I64(ITEM)), 8), I64(0))):
-            rest = code.load(I64, code.at(blocks, lane), 8)
-            used, done = _fill(code, me, window, rest, parts, part_count, padded)
+        with b.if_then(b.icmp_signed(">=", item.get(), I64(0))):
+            used, done = _fill(code, window, item.get(), part, taken, total, padded)
             count.set(b.lshr(used, I64(6)))
             ends.set(b.zext(done, I32))
+        for word, variable in ((ITEM, item), (PART, part), (TAKEN, taken), (TOTAL, total)):
+            code.store(variable.get(), b.add(me, I64(word)), 8)
         code.store(window, code.at(blocks, lane), 8)
         code.store(b.trunc(count.get(), I32), code.at(left, lane, 4), 4)
         code.store(ends.get(), code.at(last, lane, 4), 4)
@@ -110,68 +120,59 @@ def build(module: ir.Module, lanes: int, sha_extensions: bool) -> None:
 
 
 def _fill(
-    code: Code, me: Any, window: Any, rest: Any, parts: Any, part_count: Any, padded: Any
+    code: Code, window: Any, item: Any, part: Variable, taken: Variable, total: Variable, padded: Any
 ) -> tuple[Any, Any]:
-    """Copies what comes next of a lane's message into its window, with the padding after the last part, and
-    gives how much is there and whether that is all. ``rest``: where the last whole block ended."""
+    """Copies what comes next of a message into its lane's window, behind what was left of the one before,
+    with the padding after the last part. Gives how much is there, and whether that is all."""
     b = code.builder
-
-    def get(word: int) -> Any:
-        return code.load(I64, b.add(me, I64(word)), 8)
-
-    before, item = get(TOTAL), get(ITEM)
-    wide = ir.VectorType(I8, 64)
-    code.store(code.load(wide, rest), window)  # what was no whole block any more
-    kept = b.and_(before, I64(63))
-    used, part, taken = code.variable(kept), code.variable(get(PART)), code.variable(get(TAKEN))
+    kept = b.and_(total.get(), I64(63))
+    used = code.variable(kept)
 
     def put(value: Any, size: Any) -> None:
         code.store(value, b.add(window, used.get()))
         used.set(b.add(used.get(), size))
 
     with code.forever() as loop:
-        loop.leave_unless(code.less(part.get(), part_count))
-        loop.leave_unless(code.less(used.get(), I64(WINDOW)))
-        it = code.at(parts, part.get(), PART_SIZE)
-        kind = code.load(I64, it, 8)
+        it = part.get()
+        kind = _of(code, it, KIND)
         source, size = code.variable(I64(0)), code.variable(I64(0))
         with b.if_else(b.icmp_unsigned("==", kind, I64(ROW))) as (row, other):
             with row:
                 source.set(b.add(_of(code, it, DATA), b.mul(item, _of(code, it, STRIDE))))
                 size.set(_of(code, it, SIZE))
-            with other, b.if_else(b.icmp_unsigned("==", kind, I64(INTEGER))) as (integer, value):
+            with other, b.if_else(b.icmp_unsigned("==", kind, I64(INTEGER))) as (integer, more):
                 with integer:
                     put(swap(b, code.load(I64, code.at(_of(code, it, DATA), item))), I64(8))
-                with value:
+                with more:
+                    loop.leave_unless(b.icmp_unsigned("!=", kind, I64(END)))
                     said = _value(code, it, kind, item, source, size)
                     with b.if_then(b.icmp_unsigned("==", taken.get(), I64(0))):
-                        field = _of(code, it, FIELD)
-                        shift = b.and_(b.sub(I64(64), b.shl(field, I64(3))), I64(63))
-                        put(swap(b, b.shl(said, shift)), field)
+                        put(swap(b, b.shl(said, _of(code, it, SHIFT))), _of(code, it, FIELD))
         # Branches, not selections: what follows of a message should not wait for the sizes before it.
-        ahead, room = b.sub(size.get(), taken.get()), b.sub(I64(WINDOW + 64), used.get())
+        ahead, room = b.sub(size.get(), taken.get()), b.sub(I64(WINDOW), used.get())
         target, begin = b.add(window, used.get()), b.add(source.get(), taken.get())
-        with b.if_then(code.less(room, ahead)):
-            _copy(code, target, begin, room)
-            used.set(I64(WINDOW + 64))
-            taken.set(b.add(taken.get(), room))
+        with b.if_then(b.icmp_signed("<", room, ahead)):
+            share = code.minimum(ahead, b.add(room, I64(64)))
+            _copy(code, target, begin, share)
+            used.set(b.add(used.get(), share))
+            over = b.icmp_unsigned("==", share, ahead)
+            part.set(b.select(over, b.add(it, I64(PART_SIZE)), it))
+            taken.set(b.select(over, I64(0), b.add(taken.get(), share)))
             loop.leave()
         _copy(code, target, begin, ahead)
         used.set(b.add(used.get(), ahead))
         taken.set(I64(0))
-        part.set(b.add(part.get(), I64(1)))
+        part.set(b.add(it, I64(PART_SIZE)))
 
-    total = b.add(before, b.sub(used.get(), kept))
-    done = b.icmp_unsigned("==", part.get(), part_count)
+    total.set(b.add(total.get(), b.sub(used.get(), kept)))
+    done = b.icmp_unsigned("==", _of(code, part.get(), KIND), I64(END))
     with b.if_then(b.and_(done, b.icmp_unsigned("!=", padded, I64(0)))):
         end = b.add(window, used.get())
         for at in (0, 64):
-            code.store(ir.Constant(wide, [0] * 64), b.add(end, I64(at)))
+            code.store(ir.Constant(WIDE, [0] * 64), b.add(end, I64(at)))
         code.store(I8(0x80), end)
         used.set(b.and_(b.add(used.get(), I64(9 + 63)), I64(-64)))
-        code.store(swap(b, b.shl(total, I64(3))), b.sub(b.add(window, used.get()), I64(8)))
-    for word, value in ((PART, part.get()), (TAKEN, taken.get()), (TOTAL, total)):
-        code.store(value, b.add(me, I64(word)), 8)
+        code.store(swap(b, b.shl(total.get(), I64(3))), b.sub(b.add(window, used.get()), I64(8)))
     return used.get(), done
 
 
