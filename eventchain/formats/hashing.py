@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
-from eventchain_kernels.native import Column, sha256_joined, sha256_rows
+from eventchain_kernels.native import Column, Digests, hash_levels, sha256_joined, sha256_rows
 
-__all__ = ["integers", "sha256_joined", "sha256_rows", "values"]
+__all__ = ["Digests", "hash_levels", "integers", "sha256_joined", "sha256_rows", "values"]
 
 _OFFSET_SIZES: dict[Any, int] = {pa.string(): 4, pa.binary(): 4, pa.large_string(): 8, pa.large_binary(): 8}
 

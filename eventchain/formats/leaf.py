@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventchain.errors import FormatError
-from eventchain.formats.hashing import integers, sha256_joined, values
+from eventchain.formats.hashing import Digests, integers, sha256_joined, values
 
 MAGIC = b"eventchain/1\n"
 MAX_ENTRY = 65_535
@@ -37,24 +37,29 @@ def commitments(batch: Any, salts: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
     batch: Arrow batch of EVENT_SCHEMA, n rows; salts: (n, 16) uint8.
     """
-    data, metadata = (values(batch[name], 8) for name in ("data", "metadata"))
-    return sha256_joined(batch.num_rows, b"\x03", salts, data, metadata)
+    return sha256_joined(batch.num_rows, *_committed(batch, salts))
 
 
-def entry_leaves(batch: Any, commitment: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _committed(batch: Any, salts: NDArray[np.uint8]) -> tuple[Any, ...]:
+    return b"\x03", salts, values(batch["data"], 8), values(batch["metadata"], 8)
+
+
+def entry_leaves(batch: Any, commitment: NDArray[np.uint8] | Digests) -> NDArray[np.uint8]:
     """Leaf hashes of events whose commitments are known (as after an erasure): (n, 32) uint8.
 
     Raises FormatError for an event whose entry is longer than 65,535 bytes.
     """
     position, version, time = (integers(batch[name]) for name in ("position", "version", "time"))
     stream, id_, type_ = (values(batch[name], 4) for name in ("stream", "id", "type"))
-    lengths = np.empty(batch.num_rows, np.int64)
-    entry = MAGIC, position, version, time, stream, id_, type_, commitment
-    hashes = sha256_joined(batch.num_rows, b"\x00", *entry, lengths=lengths)
-    if len(lengths) and (longest := int(lengths.max()) - 1) > MAX_ENTRY:  # less the byte 0x00
-        where = batch["position"][int(lengths.argmax())].as_py()
+    entry = position, version, time, stream, id_, type_, commitment
+    longest = np.empty(2, np.int64)
+    hashes = sha256_joined(batch.num_rows, b"\x00" + MAGIC, *entry, longest=longest)
+    length, row = longest.tolist()
+    length -= 1  # the byte 0x00
+    if length > MAX_ENTRY:
+        where = batch["position"][row].as_py()
         raise FormatError(
-            f"the event at position {where} makes an entry of {longest} bytes with its stream, id and "
+            f"the event at position {where} makes an entry of {length} bytes with its stream, id and "
             f"type; at most {MAX_ENTRY} are allowed",
             hint="shorten the event's stream, id or type; data and metadata may be of any length",
         )
@@ -63,4 +68,4 @@ def entry_leaves(batch: Any, commitment: NDArray[np.uint8]) -> NDArray[np.uint8]
 
 def leaf_hashes(batch: Any, salts: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The leaf of each event: (n, 32) uint8. Raises FormatError as :func:`entry_leaves` does."""
-    return entry_leaves(batch, commitments(batch, salts))
+    return entry_leaves(batch, Digests(_committed(batch, salts)))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eventchain.formats.hashing import sha256_rows
+from eventchain.formats.hashing import hash_levels
 
 Hashes = NDArray[np.uint8]
 """(n, 32) uint8"""
@@ -31,8 +31,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 def pair_up(hashes: Hashes) -> Hashes:
     """One level up: (2n, 32) uint8 to (n, 32)."""
-    parents: Hashes = sha256_rows(np.ascontiguousarray(hashes).reshape(-1, 64), b"\x01")
-    return parents
+    return hash_levels(hashes, levels=1)[0] if len(hashes) else hashes
 
 
 class Frontier:
@@ -58,20 +57,15 @@ class Frontier:
 
     def extend(self, leaves: Hashes, sizes: Sequence[int]) -> list[bytes]:
         """Append leaves, and give the log's root at each of these sizes on the way (rising, from the size
-        before to the size after). One hashing call a level, whatever the number of sizes."""
+        before to the size after). One hashing call, whatever the number of sizes."""
         before, peaks = self.size, self._peaks
         self.size += len(leaves)
-        rows = self.added = []
+        rows = self.added = [leaves, *hash_levels(leaves, before, peaks)]
         self._peaks = {}
-        row, level = leaves, 0
-        while len(row) or before >> level:
-            rows.append(row)
+        for level in range(self.size.bit_length()):
             if self.size >> level & 1:
-                self._peaks[level] = row[-1].tobytes() if len(row) else peaks[level]
-            if before >> level & 1 and len(row):
-                row = np.concatenate([np.frombuffer(peaks[level], np.uint8).reshape(1, 32), row])
-            row = pair_up(row[: len(row) // 2 * 2])
-            level += 1
+                new = level < len(rows) and len(rows[level])
+                self._peaks[level] = rows[level][-1].tobytes() if new else peaks[level]
 
         def root(size: int) -> bytes:
             at: dict[int, bytes] = {}
@@ -115,7 +109,7 @@ def roots_of(leaves: Hashes, counts: Sequence[int]) -> list[bytes]:
         rows = leaves[(first[:, None] + np.arange(count)).reshape(-1)].reshape(len(same), count, 32)
         while rows.shape[1] > 1:
             pairs = rows.shape[1] // 2
-            above = pair_up(rows[:, : 2 * pairs]).reshape(len(same), pairs, 32)
+            above = pair_up(rows[:, : 2 * pairs].reshape(-1, 32)).reshape(len(same), pairs, 32)
             lone = rows[:, 2 * pairs :]
             rows = np.concatenate([above, lone], axis=1) if lone.shape[1] else above
         for number, root in zip(same, rows, strict=True):
@@ -125,9 +119,7 @@ def roots_of(leaves: Hashes, counts: Sequence[int]) -> list[bytes]:
 
 def tile_roots(tiles: Hashes) -> Hashes:
     """The roots of n full tiles laid end to end: (256·n, 32) uint8 to (n, 32)."""
-    for _ in range(TILE_LEVELS):
-        tiles = pair_up(tiles)
-    return tiles
+    return hash_levels(tiles, levels=TILE_LEVELS)[-1] if len(tiles) else tiles
 
 
 def range_root(first: int, end: int, node: NodeReader) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from eventchain_kernels import native
-from eventchain_kernels.native import Column, jit
+from eventchain_kernels.native import Column, Digests, jit
 from eventchain_kernels.native.hash_batch import WINDOW
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,22 +28,22 @@ ABLE = jit.variants()
 PREFIXES = st.sampled_from([b"", b"\x00", b"\x01", b"eventchain/1\n", bytes(range(64)), bytes(130)])
 
 
-@pytest.fixture(params=[*jit.VARIANTS, "sixteen lanes"], scope="module")
+@pytest.fixture(params=[*jit.VARIANTS, "many lanes"], scope="module")
 def variant(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each variant, as if forced from outside; and the 16 lanes of AVX-512 on narrower vectors."""
+    """Each variant, as if forced from outside; and the many lanes of AVX-512 on narrower vectors."""
     name = request.param
     patch = pytest.MonkeyPatch()
-    if name == "sixteen lanes":
+    if name == "many lanes":
         narrow = jit.VARIANTS["avx2" if "avx2" in ABLE else "generic"]
         patch.setitem(jit.VARIANTS, name, narrow._replace(lanes=jit.VARIANTS["avx512"].lanes))
     elif name not in ABLE:
         pytest.skip(f"this CPU has no {name}")  # it has what it has
     patch.setattr(native, "FASTEST_HASHING", (name,))
     patch.setattr(jit, "variants", lambda: (name,))
-    native._hash_joined.cache_clear()
+    native._compiled.cache_clear()
     yield name
     patch.undo()
-    native._hash_joined.cache_clear()
+    native._compiled.cache_clear()
 
 
 def digests(messages: list[bytes]) -> np.ndarray:
@@ -92,9 +92,11 @@ def test_joined(variant, data, n):
             more = [field_of(message, field) for message in drawn]
         parts.append(part)
         plain = [left + right for left, right in zip(plain, more, strict=True)]
-    lengths = np.empty(n, np.int64)
-    np.testing.assert_array_equal(native.sha256_joined(n, *parts, lengths=lengths), digests(plain))
-    assert lengths.tolist() == [len(message) for message in plain]
+    longest = np.empty(2, np.int64)
+    np.testing.assert_array_equal(native.sha256_joined(n, *parts, longest=longest), digests(plain))
+    length, index = longest.tolist()
+    assert length == max(map(len, plain), default=0)
+    assert not n or len(plain[index]) == length
 
 
 @settings(max_examples=30, deadline=None)
@@ -103,6 +105,28 @@ def test_rows(variant, n, length, prefix, seed):
     rows = np.random.default_rng(seed).integers(0, 256, (n, length), np.uint8)
     expected = digests([prefix + row.tobytes() for row in rows])
     np.testing.assert_array_equal(native.sha256_rows(rows, prefix), expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(inner=st.lists(st.binary(max_size=200), max_size=80), seed=st.integers(0, 99))
+def test_a_part_that_is_a_digest_of_others(variant, inner, seed):
+    """The digest of a message that is still worked on does not fall into the place of one not yet read."""
+    n = len(inner)
+    rows = np.random.default_rng(seed).integers(0, 256, (n, 40), np.uint8)
+    lengths = np.random.default_rng(seed).integers(0, 2 * WINDOW, n)
+    outer = [bytes(int(length)) for length in lengths]
+    part = Digests((b"salt", spans(inner, field=8)))
+    found = native.sha256_joined(n, rows, part, spans(outer), b"end")
+    commitments = digests([b"salt" + field_of(message, 8) for message in inner])
+    plain = zip(rows, commitments, outer, strict=True)
+    expected = [row.tobytes() + commitment.tobytes() + more + b"end" for row, commitment, more in plain]
+    np.testing.assert_array_equal(found, digests(expected))
+
+
+def test_two_parts_that_are_digests_are_refused():
+    part = Digests((b"salt",))
+    with pytest.raises(ValueError, match="one part at most"):
+        native.sha256_joined(3, part, part)
 
 
 def test_every_length_around_the_padding(variant):
@@ -146,6 +170,42 @@ def test_rows_need_not_lie_in_order(variant):
     np.testing.assert_array_equal(native.sha256_rows(turned), digests([row.tobytes() for row in turned]))
 
 
+def levels_above(nodes: list[bytes], before: int, peaks: dict[int, bytes], levels: int) -> list[list[bytes]]:
+    """As ``hash_levels`` says, with hashlib."""
+    above = []
+    for level in range(levels):
+        row = [peaks[level], *nodes] if before >> level & 1 else nodes
+        nodes = [hashlib.sha256(b"\x01" + x + y).digest() for x, y in zip(row[::2], row[1::2], strict=False)]
+        if not nodes:
+            break
+        above.append(nodes)
+    return above
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(0, 200),
+    before=st.integers(0, 2**63 - 1) | st.integers(0, 300),
+    levels=st.integers(0, 9) | st.just(64),
+    shared=st.booleans(),
+)
+def test_levels_of_a_merkle_log(variant, n, before, levels, shared):
+    nodes = np.random.default_rng(n).integers(0, 256, (n, 32), np.uint8)
+    peaks = {level: bytes([level]) * 32 for level in range(63) if before >> level & 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "MIN_PAIRS", 16 if shared else n + 1)
+        found = native.hash_levels(nodes, before, peaks, levels)
+    expected = levels_above([node.tobytes() for node in nodes], before, peaks, levels)
+    assert [[node.tobytes() for node in row] for row in found] == expected
+
+
+def test_nodes_need_not_lie_in_order(variant):
+    nodes = np.asfortranarray(np.random.default_rng(3).integers(0, 256, (40, 32), np.uint8))[::2]
+    (found,) = native.hash_levels(nodes, levels=1)
+    expected = levels_above([node.tobytes() for node in nodes], 0, {}, 1)
+    assert [node.tobytes() for node in found] == expected[0]
+
+
 def test_as_many_rows_as_messages():
     with pytest.raises(ValueError, match="3 rows are given for 4 messages"):
         native.sha256_joined(4, np.zeros((3, 8), np.uint8))
@@ -156,6 +216,8 @@ def test_wrong_shapes_are_refused():
         native.sha256_rows(np.zeros(64, np.uint8))
     with pytest.raises(ValueError, match=r"\(n, 64\)"):
         native.compress_rows(np.zeros((2, 63), np.uint8))
+    with pytest.raises(ValueError, match=r"\(n, 32\)"):
+        native.hash_levels(np.zeros((2, 31), np.uint8))
 
 
 # -- the search ---------------------------------------------------------------------------------------

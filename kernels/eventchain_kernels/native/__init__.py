@@ -1,19 +1,19 @@
 """SHA-256 on this CPU: over many messages at once, and the search of nonces.
 
-The code is generated and compiled for the CPU through LLVM (see :mod:`.jit`), with x86's SHA instructions
-where it has them. The first call of each function on a host takes a second or so; later ones, in any
-process, find the machine code in the cache. Large inputs are worked on by all cores; the calling thread
-waits, and other Python threads run meanwhile.
+The code is generated and compiled for the CPU through LLVM (see :mod:`.jit`), with AVX-512 or x86's SHA
+instructions where it has them. The first call of each function on a host takes up to a second; later ones, in
+any process, find the machine code in the cache. Large inputs are worked on by all cores, and other Python
+threads run meanwhile.
 """
 
 from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from itertools import chain, pairwise
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 
 from eventchain_kernels.native import jit
 
-MIN_SHARE = 2048
-"""Messages that are worth handing to another thread."""
+ROW, INTEGER, VALUE_32, VALUE_64, END = range(5)  # kinds of parts, as in hash_batch
+MIN_SHARE, MIN_PAIRS = 2**11, 2**13
+"""Messages, and pairs of Merkle nodes, that are worth handing to another thread."""
 MIN_PART, MAX_PART = 2**12, 2**18
 """Nonces that one thread takes at a time: under a millisecond to some ten milliseconds."""
-FASTEST_HASHING = ("sha", "avx512", "avx2", "generic")
+FASTEST_HASHING = ("avx512", "sha", "avx2", "generic")
 FASTEST_SEARCH = ("avx512", "sha", "avx2", "generic")
-"""In order of speed, on every CPU that has them."""
+"""In order of speed, on every CPU that has them. A compression takes AVX-512 25 clocks at least with four
+operations of 512 bits a clock (Zen 5), 51 with two (Zen 4, Intel); the SHA instructions 64."""
 
 
 class Column(NamedTuple):
@@ -50,38 +52,88 @@ class Column(NamedTuple):
     owner: Any = None
 
 
-Part = bytes | Column | NDArray[Any]
-"""A part of n messages: the same bytes in all, a value for each, or a row for each of an array (n, ...)."""
+class Digests(NamedTuple):
+    """The SHA-256 of another message, joined from these parts."""
+
+    parts: tuple[Part, ...]
+
+
+Part = bytes | Column | NDArray[Any] | Digests
+"""A part of n messages: the same bytes in all, a value for each, a row for each of an array (n, ...), or (one
+at most) a digest of parts of its own."""
 
 
 def sha256_joined(
-    count: int, *parts: Part, lengths: NDArray[np.int64] | None = None, padded: bool = True
+    count: int, *parts: Part, longest: NDArray[np.int64] | None = None, padded: bool = True
 ) -> NDArray[np.uint8]:
     """SHA-256 of ``count`` messages, each joined from its parts: (count, 32) uint8.
 
-    lengths: (count,) int64, C-contiguous, set to the messages' lengths in bytes
+    longest: (2,) int64, set to the length in bytes of a longest message and its index
     padded: without, messages are whole blocks and the result is the state after the last one
     """
     out = np.empty((count, 32), np.uint8)
-    if not count:
-        return out
-    run = _hash_joined()
-    described, owners = zip(*[_described(part, count) for part in parts], strict=True)
-    table = array("q", chain.from_iterable(described))
-    where = table.buffer_info()[0], len(parts)
-    results = int(padded), _address(out), 0 if lengths is None else _address(lengths)
+    run = _compiled("hash_joined")
+    steps, owners = _planned(parts, count, out)
+    found = np.zeros((max(-(-count // MIN_SHARE), 1), 2), np.int64)  # of each piece its longest
+
+    results, lengths = _address(out), _address(found)
 
     def work(first: int, stop: int) -> None:
-        run(*where, first, stop, *results)
+        place = lengths + 16 * (first // MIN_SHARE)
+        for table in steps:
+            run(table.buffer_info()[0], first, stop, int(padded), results, place)
 
-    if count < 2 * MIN_SHARE or cores() < 2:
-        work(0, count)
-    else:
-        shares = min(4 * cores(), count // MIN_SHARE)
-        bounds = [count * i // shares for i in range(shares + 1)]
-        _in_threads([partial(work, a, b) for a, b in pairwise(bounds)])
+    _in_pieces(work, count, MIN_SHARE)
     del owners  # until now they kept alive what was hashed
+    if longest is not None:
+        longest[:] = found[found[:, 0].argmax()]
     return out
+
+
+def hash_levels(
+    nodes: NDArray[np.uint8], before: int = 0, peaks: Mapping[int, bytes] | None = None, levels: int = 64
+) -> list[NDArray[np.uint8]]:
+    """The levels of a Merkle log above a run of its nodes, as far as they become complete by these: a list
+    of (m, 32) uint8, from the level above up. A node is ``SHA-256(0x01 ‖ left ‖ right)``.
+
+    nodes: (n, 32) uint8, the next ones of their level
+    before: complete nodes that the log had of that level
+    peaks: of the levels, counted from that of the nodes, where the log had an odd number, its last node
+    levels: how many at most
+    """
+    if nodes.ndim != 2 or nodes.shape[1] != 32 or nodes.dtype != np.uint8:
+        raise ValueError("nodes must be a uint8 array of shape (n, 32)")
+    peaks = peaks or {}
+    if before & 1:
+        nodes = np.concatenate([np.frombuffer(peaks[0], np.uint8).reshape(1, 32), nodes])
+    nodes = np.ascontiguousarray(nodes)
+    counts: list[int] = []
+    there = len(nodes)
+    while there > 1 and len(counts) < levels:
+        counts.append(there // 2)
+        there = there // 2 + (before >> len(counts) & 1)
+    # Each level lies behind a row for the peak that is paired with its first node.
+    starts = list(accumulate((count + 1 for count in counts), initial=0))
+    rows = np.empty((starts.pop(), 32), np.uint8)
+    for level, start in enumerate(starts, 1):
+        if before >> level & 1:
+            rows[start] = np.frombuffer(peaks[level], np.uint8)
+    run = _compiled("hash_levels")
+    source, there, base = _address(nodes), len(nodes), _address(rows)
+    for level, (start, count) in enumerate(zip(starts, counts, strict=True)):
+        target = base + 32 * start
+        if count < 2 * MIN_PAIRS:
+            run(source, there, before >> level, target, levels - level)
+            break
+        _in_pieces(partial(_hash_pairs, run, source, target), count, MIN_PAIRS)
+        odd = before >> level + 1 & 1
+        source, there = target + 32 * (1 - odd), count + odd
+    return [rows[start + 1 : start + 1 + count] for start, count in zip(starts, counts, strict=True)]
+
+
+def _hash_pairs(run: Callable[..., None], source: int, target: int, first: int, stop: int) -> None:
+    """Pairs ``first`` to ``stop`` of a level; ``target``: the row before the level above."""
+    run(source + 64 * first, 2 * (stop - first), 0, target + 32 * first, 1)
 
 
 def sha256_rows(rows: NDArray[np.uint8], prefix: bytes = b"") -> NDArray[np.uint8]:
@@ -147,29 +199,68 @@ def cores() -> int:
 
 
 @cache
-def _hash_joined() -> Callable[..., None]:
-    return jit.function("hash_joined", hashing_variant())
+def _compiled(name: str) -> Callable[..., None]:
+    return jit.function(name, hashing_variant())
 
 
-def _described(part: Part, count: int) -> tuple[tuple[int, ...], Any]:
+def _planned(parts: Sequence[Part], count: int, out: NDArray[np.uint8]) -> tuple[list[array[int]], list[Any]]:
+    """Tables of parts for ``hash_batch``, in the order in which they are to be hashed, all into ``out``; and
+    what must stay alive meanwhile."""
+    table = array("q")
+    steps: list[array[int]] = []
+    owners: list[Any] = []
+    for part in parts:
+        if isinstance(part, Digests):  # they lie in the place of the message's own, until that is made
+            if steps:
+                raise ValueError("a message has one part at most that is a digest of others")
+            steps, more = _planned(part.parts, count, out)
+            owners += more
+            part = out
+        described, owner = _described(part, count)
+        table.extend(described)
+        owners.append(owner)
+    table.extend((END, *[0] * 8))
+    return [*steps, table], owners
+
+
+def _described(part: bytes | Column | NDArray[Any], count: int) -> tuple[tuple[int, ...], Any]:
     """A part as ``hash_batch`` wants it, and what must stay alive for it."""
     if isinstance(part, bytes):
         part = np.frombuffer(part or b"\0", np.uint8)[: len(part)]
-        return (_address(part), 0, part.nbytes, 0, 0, 0, 0, 0, 0), part
+        return (ROW, _address(part), 0, part.nbytes, 0, 0, 0, 0, 0), part
     if isinstance(part, Column):
         data, offsets, offset_size, valid, first, field, _ = part
         if not offsets:
-            return (data + 8 * first, 8, 0, 0, 0, 0, 0, 8, 0), part
-        return (data, 0, 0, offsets, offset_size, valid, first, field, 64 - 8 * field & 63), part
+            return (INTEGER, data + 8 * first, 0, 0, 0, 0, 0, 0, 0), part
+        kind = VALUE_32 if offset_size == 4 else VALUE_64
+        place = offsets + offset_size * first
+        return (kind, data, 0, 0, place, valid, first, field, 64 - 8 * field & 63), part
     if len(part) != count:
         raise ValueError(f"{len(part)} rows are given for {count} messages")
-    if not part.flags.c_contiguous and not part[0].flags.c_contiguous:
+    if not part.flags.c_contiguous and len(part) and not part[0].flags.c_contiguous:
         part = np.ascontiguousarray(part)
-    return (_address(part), part.strides[0], part.nbytes // count, 0, 0, 0, 0, 0, 0), part
+    return (ROW, _address(part), part.strides[0], part.nbytes // max(count, 1), 0, 0, 0, 0, 0), part
 
 
 def _address(values: NDArray[Any]) -> int:
     return int(values.__array_interface__["data"][0])  # as values.ctypes.data, in less time
+
+
+def _in_pieces(work: Callable[[int, int], None], count: int, size: int) -> None:
+    """``work(first, stop)`` for 0 to ``count``, ``size`` at a time, on all cores, this thread among them."""
+    firsts = iter(range(0, count, size))  # each is handed out once: Python's global lock sees to it
+
+    def take() -> None:
+        for first in firsts:
+            work(first, min(first + size, count))
+
+    others = min(cores(), -(-count // size)) - 1
+    futures = [_pool().submit(take) for _ in range(others)]
+    try:
+        take()
+    finally:  # no one may still work on memory that the caller gives up
+        for future in futures:
+            future.result()
 
 
 def _in_threads(tasks: list[Callable[[], None]]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from llvmlite import ir
 
-I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 VOID = ir.VoidType()
 
 

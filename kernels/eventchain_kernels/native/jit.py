@@ -21,7 +21,12 @@ from typing import Any, NamedTuple
 
 from eventchain.errors import ConfigError
 
-FUNCTIONS = {"hash_joined": "hash_batch", "search_jobs": "nonce_search", "fetch_rows": "fetch_rows"}
+FUNCTIONS = {
+    "hash_joined": "hash_batch",
+    "hash_levels": "merkle",
+    "search_jobs": "nonce_search",
+    "fetch_rows": "fetch_rows",
+}
 """Function to the module that builds it."""
 
 
@@ -32,16 +37,20 @@ class Variant(NamedTuple):
     lanes: dict[str, int]  # messages side by side in each function that has them
 
 
+def _lanes(hashing: int, search: int) -> dict[str, int]:
+    return {"hash_joined": hashing, "hash_levels": hashing, "search_jobs": search}
+
+
 VARIANTS = {
     "avx512": Variant(
         ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx2", "bmi2"),
         "x86-64-v4",
         "-prefer-256-bit",  # else LLVM splits the vectors of 512 bits in two
-        {"hash_joined": 16, "search_jobs": 16},
+        _lanes(hashing=32, search=16),
     ),
-    "sha": Variant(("sha", "avx2", "bmi2"), "x86-64-v3", "+sha", {"hash_joined": 2, "search_jobs": 2}),
-    "avx2": Variant(("avx2", "bmi2"), "x86-64-v3", "", {"hash_joined": 8, "search_jobs": 8}),
-    "generic": Variant((), "", "", {"hash_joined": 4, "search_jobs": 4}),
+    "sha": Variant(("sha", "avx2", "bmi2"), "x86-64-v3", "+sha", _lanes(hashing=4, search=2)),
+    "avx2": Variant(("avx2", "bmi2"), "x86-64-v3", "", _lanes(hashing=8, search=8)),
+    "generic": Variant((), "", "", _lanes(hashing=4, search=4)),
 }
 
 _lock = threading.Lock()
