@@ -6,6 +6,8 @@ what the rows say from there, so that one edit is one finding.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from eventchain.contracts.chain_store import Blocks, Branch, ChainStore
@@ -13,7 +15,8 @@ from eventchain.errors import FormatError
 from eventchain.formats import header as fmt
 from eventchain.formats.manifest import Manifest
 from eventchain.verify.findings import Report
-from eventchain.verify.rules import Rules, usable_bits
+from eventchain.verify.headers import Derived, derived
+from eventchain.verify.rules import Rules
 from eventchain.verify.walk import NEVER, Block, Walk
 
 CHUNK = 4096
@@ -24,14 +27,16 @@ def walk_branch(
 ) -> Walk:
     """Check one branch whose parent, if it has one, is in ``walks``."""
     walker = _Walker(branch, walks, report, now)
+    for rows, found in derived(_runs(store, branch)):
+        walker.take(rows, found)
+    return walker.finish()
+
+
+def _runs(store: ChainStore, branch: Branch) -> Iterator[Blocks]:
     first = 0
-    while True:
-        rows = store.blocks(branch.id, first, CHUNK)
-        if len(rows):
-            walker.take(rows)
-            first = int(rows.heights[-1]) + 1
-        if len(rows) < CHUNK or first >= NEVER:
-            return walker.finish()
+    while first < NEVER and len(rows := store.blocks(branch.id, first, CHUNK)):
+        yield rows
+        first = int(rows.heights[-1]) + 1
 
 
 class _Walker:
@@ -45,29 +50,24 @@ class _Walker:
     def _finding(self, kind: str, message: str, height: int, notice: bool = False) -> None:
         self._report.add(kind, message, origin=self.walk.origin, height=height, notice=notice)
 
-    def take(self, rows: Blocks) -> None:
-        headers = rows.headers
-        usable = np.array([usable_bits(int(bits)) for bits in headers["bits"]], np.bool_)
-        met = np.zeros(len(rows), np.bool_)
-        if usable.any():
-            met[usable] = fmt.meets_target(headers[usable])
+    def take(self, rows: Blocks, found: Derived) -> None:
         for row in range(len(rows)):
-            self._block(rows, row, bool(usable[row]), bool(met[row]))
+            self._block(rows, row, found)
 
     # -- one block
 
-    def _block(self, rows: Blocks, row: int, usable: bool, met: bool) -> None:
+    def _block(self, rows: Blocks, row: int, found: Derived) -> None:
         height, raw, header = int(rows.heights[row]), rows.manifests[row], rows.headers[row]
         extranonce, bits = int(rows.extranonces[row]), int(header["bits"])
         prev, mined = header["prev"].tobytes(), int(header["time"]) != 0
-        block = Block(height, None, fmt.link_of(prev, raw, bits), mined)
+        block = Block(height, None, found.links[row].tobytes(), mined)
 
         try:
             block.said = Manifest.parse(raw)
         except FormatError as error:
             self._finding("manifest", error.message, height)
             block.broken = True
-        fits = _fits(header, raw, extranonce)
+        fits, usable, met = (bool(column[row]) for column in found[1:])
         if block.said is not None and fits and self._misplaced(block.said, height):
             return
         above = rows.headers["prev"][row + 1].tobytes() if row + 1 < len(rows) else None
@@ -233,10 +233,3 @@ class _Walker:
                 notice=True,
             )
         return walk
-
-
-def _fits(header: np.void, raw: bytes, extranonce: int) -> bool:
-    """Whether the header is of this manifest and extranonce."""
-    if not 0 <= extranonce <= fmt.MAX_EXTRANONCE:
-        return False
-    return bool(header["merkle_root"].tobytes() == fmt.merkle_root(raw, extranonce))

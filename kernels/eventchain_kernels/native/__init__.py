@@ -27,6 +27,7 @@ MIN_PART, MAX_PART = 2**12, 2**18
 """Nonces that one thread takes at a time: under a millisecond to some ten milliseconds."""
 FASTEST_HASHING = ("sha", "avx512", "avx2", "generic")
 FASTEST_SEARCH = ("avx512", "sha", "avx2", "generic")
+FASTEST_CHAIN = ("sha", "avx512", "avx2", "generic")
 """In order of speed, on every CPU that has them."""
 
 
@@ -71,15 +72,7 @@ def sha256_joined(
     where = table.buffer_info()[0], len(parts)
     results = int(padded), _address(out), 0 if lengths is None else _address(lengths)
 
-    def work(first: int, stop: int) -> None:
-        run(*where, first, stop, *results)
-
-    if count < 2 * MIN_SHARE or cores() < 2:
-        work(0, count)
-    else:
-        shares = min(4 * cores(), count // MIN_SHARE)
-        bounds = [count * i // shares for i in range(shares + 1)]
-        _in_threads([partial(work, a, b) for a, b in pairwise(bounds)])
+    _shared(lambda first, stop: run(*where, first, stop, *results), count)
     del owners  # until now they kept alive what was hashed
     return out
 
@@ -98,6 +91,41 @@ def compress_rows(blocks: NDArray[np.uint8]) -> NDArray[np.uint32]:
         raise ValueError("blocks must be a uint8 array of shape (n, 64)")
     state = sha256_joined(len(blocks), blocks, padded=False)
     return state.view(">u4").astype(np.uint32)
+
+
+def hash_headers(headers: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """SHA-256 twice of each header (n, 80) uint8: (n, 32) uint8."""
+    if headers.ndim != 2 or headers.shape[1] != 80 or headers.dtype != np.uint8:
+        raise ValueError("headers must be a uint8 array of shape (n, 80)")
+    rows = np.ascontiguousarray(headers)
+    out = np.empty((len(rows), 32), np.uint8)
+    run = jit.function("hash_headers", next(name for name in FASTEST_SEARCH if name in jit.variants()))
+    _shared(lambda first, stop: run(_address(rows), first, stop, _address(out)), len(rows))
+    return out
+
+
+def chain_seals(
+    previous: bytes,
+    links: NDArray[np.uint8],
+    headers: NDArray[Any],
+    extranonces: NDArray[np.int64],
+) -> NDArray[np.uint8]:
+    """The seals of consecutive blocks, ``H(0x02 ‖ seal before ‖ link ‖ header ‖ u64 extranonce)``: (n, 32)
+    uint8.
+
+    previous: the seal below the first, 32 bytes; links: (n, 32) uint8; headers: (n,), of 80 bytes each;
+    extranonces: (n,) int64
+    """
+    count = len(headers)
+    sizes = [32 * count, 80 * count, 8 * count]
+    parts = [np.ascontiguousarray(part) for part in (links, headers, extranonces)]
+    if len(previous) != 32 or [part.nbytes for part in parts] != sizes:
+        raise ValueError("a seal of 32 bytes is needed, and for each header a link and an extranonce")
+    out = np.empty((count, 32), np.uint8)
+    below = np.frombuffer(previous, np.uint8)
+    run = jit.function("chain_seals", next(name for name in FASTEST_CHAIN if name in jit.variants()))
+    run(_address(below), *map(_address, parts), count, _address(out))
+    return out
 
 
 def search_jobs(jobs: NDArray[Any], solved: NDArray[np.uint8], *, variant: str = "") -> NDArray[np.int64]:
@@ -170,6 +198,16 @@ def _described(part: Part, count: int) -> tuple[tuple[int, ...], Any]:
 
 def _address(values: NDArray[Any]) -> int:
     return int(values.__array_interface__["data"][0])  # as values.ctypes.data, in less time
+
+
+def _shared(work: Callable[[int, int], None], count: int) -> None:
+    """``work(first, stop)`` on messages 0 to ``count``, in all cores' hands where it is worth it."""
+    if count < 2 * MIN_SHARE or cores() < 2:
+        work(0, count)
+        return
+    shares = min(4 * cores(), count // MIN_SHARE)
+    bounds = [count * i // shares for i in range(shares + 1)]
+    _in_threads([partial(work, a, b) for a, b in pairwise(bounds)])
 
 
 def _in_threads(tasks: list[Callable[[], None]]) -> None:
