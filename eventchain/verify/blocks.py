@@ -19,7 +19,7 @@ from eventchain.verify.headers import Derived, derived
 from eventchain.verify.rules import Rules
 from eventchain.verify.walk import NEVER, Block, Walk
 
-CHUNK = 4096
+CHUNK = 8192
 
 
 def walk_branch(
