@@ -25,10 +25,12 @@ READ = 32_768
 Progress = Callable[[int], None]
 
 
-def batches(read: Reader) -> Iterator[Any]:
-    """All events, a batch at a time."""
+def batches(read: Reader, show: Callable[[Any], None] | None = None) -> Iterator[Any]:
+    """All events, a batch at a time; ``show`` is shown each."""
     after: int | None = None
     while (batch := read(after, READ)).num_rows:
+        if show is not None:
+            show(batch)
         yield batch
         after = batch["position"][-1].as_py()
 
@@ -71,9 +73,17 @@ class EventCursor:
         return held if held is not None else next(self._batches, None)
 
 
-def check_store(store: ChainStore, walk: Walk, read: Reader, report: Report, progress: Progress) -> None:
-    """Check the trunk's log, leaves and events, which are read ahead; say so where events follow the log."""
-    with ahead(batches(read)) as events:
+def check_store(
+    store: ChainStore,
+    walk: Walk,
+    read: Reader,
+    report: Report,
+    progress: Progress,
+    show: Callable[[Any], None],
+) -> None:
+    """Check the trunk's log, leaves and events, which are read ahead, all of them, and shown to ``show``; say
+    so where events follow the log."""
+    with ahead(batches(read, show)) as events:
         _check(_Check(store, walk, read, EventCursor(events), report), progress, backlog=True)
 
 
