@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
+
 from eventchain.contracts.chain_store import Blocks, Branch, ChainStore
 from eventchain.contracts.event_store import EventStore, IndexCheck
 from eventchain.errors import FormatError
@@ -83,7 +85,7 @@ def _verify(
     check_anchors(walks, anchors, report)
     report.sort(list(walks))
     report.blocks = sum(len(walk.blocks) for walk in walks.values())
-    report.sealed_blocks = sum(block.seal is not None for walk in walks.values() for block in walk.blocks)
+    report.sealed_blocks = sum(int(walk.blocks.column("sealed").sum()) for walk in walks.values())
     if report.clean:
         report.newest = [anchor for walk in walks.values() if (anchor := _newest(walk)) is not None]
     return report
@@ -101,8 +103,11 @@ def _no_events_of(store: ChainStore, trunk: Walk, report: Report) -> None:
 
 
 def _newest(walk: Walk) -> Anchor | None:
-    sealed = next((block for block in reversed(walk.blocks) if block.seal is not None), None)
-    return Anchor(walk.origin, sealed.height, sealed.link, sealed.seal) if sealed else None
+    sealed = np.flatnonzero(walk.blocks.column("sealed"))
+    if not len(sealed):
+        return None
+    block = walk.blocks[int(sealed[-1])]
+    return Anchor(walk.origin, block.height, block.link, block.seal)
 
 
 def _parents_first(store: ChainStore, report: Report) -> list[Branch]:
