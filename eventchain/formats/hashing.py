@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from eventchain_kernels.native import Column, chain_seals, hash_headers, sha256_joined, sha256_rows
+from eventchain_kernels.native import Column, chain_seals, sha256_joined, sha256_rows
 from numpy.typing import NDArray
 
-__all__ = ["chain_seals", "equal_rows", "hash_headers", "integers", "sha256_joined", "sha256_rows", "values"]
+__all__ = ["chain_seals", "equal_rows", "integers", "sha256_joined", "sha256_rows", "values"]
 
 _OFFSET_SIZES: dict[Any, int] = {pa.string(): 4, pa.binary(): 4, pa.large_string(): 8, pa.large_binary(): 8}
 

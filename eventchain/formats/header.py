@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from eventchain.errors import FormatError
 from eventchain.formats.hashing import (
     chain_seals,
-    hash_headers,
     integers,
     sha256_joined,
     sha256_rows,
@@ -129,7 +128,8 @@ def _distinct(bits: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.
 
 def header_hashes(headers: NDArray[Any]) -> NDArray[np.uint8]:
     """Double SHA-256 of each header: (n, 32) uint8."""
-    hashes: NDArray[np.uint8] = hash_headers(np.ascontiguousarray(headers).view(np.uint8).reshape(-1, 80))
+    rows = np.ascontiguousarray(headers).view(np.uint8).reshape(-1, 80)
+    hashes: NDArray[np.uint8] = sha256_rows(sha256_rows(rows))
     return hashes
 
 

@@ -38,8 +38,8 @@ def variant(request: pytest.FixtureRequest) -> Iterator[str]:
         patch.setitem(jit.VARIANTS, name, narrow._replace(lanes=jit.VARIANTS["avx512"].lanes))
     elif name not in ABLE:
         pytest.skip(f"this CPU has no {name}")  # it has what it has
-    for order in ("FASTEST_HASHING", "FASTEST_SEARCH", "FASTEST_CHAIN"):
-        patch.setattr(native, order, (name,))
+    patch.setattr(native, "FASTEST_HASHING", (name,))
+    patch.setattr(native, "FASTEST_CHAIN", (name,))
     patch.setattr(jit, "variants", lambda: (name,))
     native._hash_joined.cache_clear()
     yield name
@@ -159,17 +159,15 @@ def test_wrong_shapes_are_refused():
         native.compress_rows(np.zeros((2, 63), np.uint8))
 
 
-# -- headers and seals --------------------------------------------------------------------------------
+# -- seals --------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
-@given(n=st.integers(0, 50), seed=st.integers(0, 2**32))
-def test_headers_and_seals(variant, n, seed):
+@given(n=st.integers(0, 9), seed=st.integers(0, 2**32))
+def test_seals_in_a_chain(variant, n, seed):
     rng = np.random.default_rng(seed)
     headers, links = rng.integers(0, 256, (n, 80), np.uint8), rng.integers(0, 256, (n, 32), np.uint8)
     extranonces, previous = rng.integers(0, 2**63, n), rng.bytes(32)
-    twice = [hashlib.sha256(header.tobytes()).digest() for header in headers]
-    np.testing.assert_array_equal(native.hash_headers(headers), digests(twice))
     below, plain = previous, []
     for link, header, extranonce in zip(links, headers, extranonces.tolist(), strict=True):
         parts = b"\x02", below, link.tobytes(), header.tobytes(), extranonce.to_bytes(8, "big")
@@ -179,16 +177,7 @@ def test_headers_and_seals(variant, n, seed):
     assert [seal.tobytes() for seal in seals] == plain
 
 
-def test_many_headers_on_all_cores(variant, monkeypatch):
-    monkeypatch.setattr(native, "MIN_SHARE", 100)
-    headers = np.random.default_rng(1).integers(0, 256, (10_001, 160), np.uint8)[:, :80]
-    twice = [hashlib.sha256(header.tobytes()).digest() for header in headers]
-    np.testing.assert_array_equal(native.hash_headers(headers), digests(twice))
-
-
-def test_headers_and_seals_of_other_sizes_are_refused():
-    with pytest.raises(ValueError, match=r"\(n, 80\)"):
-        native.hash_headers(np.zeros((2, 79), np.uint8))
+def test_seals_of_other_sizes_are_refused():
     header, link, number = np.zeros((1, 80), np.uint8), np.zeros((1, 32), np.uint8), np.zeros(1, np.int64)
     for wrong in (
         (bytes(31), link, header, number),

@@ -72,7 +72,15 @@ def sha256_joined(
     where = table.buffer_info()[0], len(parts)
     results = int(padded), _address(out), 0 if lengths is None else _address(lengths)
 
-    _shared(lambda first, stop: run(*where, first, stop, *results), count)
+    def work(first: int, stop: int) -> None:
+        run(*where, first, stop, *results)
+
+    if count < 2 * MIN_SHARE or cores() < 2:
+        work(0, count)
+    else:
+        shares = min(4 * cores(), count // MIN_SHARE)
+        bounds = [count * i // shares for i in range(shares + 1)]
+        _in_threads([partial(work, a, b) for a, b in pairwise(bounds)])
     del owners  # until now they kept alive what was hashed
     return out
 
@@ -91,17 +99,6 @@ def compress_rows(blocks: NDArray[np.uint8]) -> NDArray[np.uint32]:
         raise ValueError("blocks must be a uint8 array of shape (n, 64)")
     state = sha256_joined(len(blocks), blocks, padded=False)
     return state.view(">u4").astype(np.uint32)
-
-
-def hash_headers(headers: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """SHA-256 twice of each header (n, 80) uint8: (n, 32) uint8."""
-    if headers.ndim != 2 or headers.shape[1] != 80 or headers.dtype != np.uint8:
-        raise ValueError("headers must be a uint8 array of shape (n, 80)")
-    rows = np.ascontiguousarray(headers)
-    out = np.empty((len(rows), 32), np.uint8)
-    run = jit.function("hash_headers", next(name for name in FASTEST_SEARCH if name in jit.variants()))
-    _shared(lambda first, stop: run(_address(rows), first, stop, _address(out)), len(rows))
-    return out
 
 
 def chain_seals(
@@ -198,16 +195,6 @@ def _described(part: Part, count: int) -> tuple[tuple[int, ...], Any]:
 
 def _address(values: NDArray[Any]) -> int:
     return int(values.__array_interface__["data"][0])  # as values.ctypes.data, in less time
-
-
-def _shared(work: Callable[[int, int], None], count: int) -> None:
-    """``work(first, stop)`` on messages 0 to ``count``, in all cores' hands where it is worth it."""
-    if count < 2 * MIN_SHARE or cores() < 2:
-        work(0, count)
-        return
-    shares = min(4 * cores(), count // MIN_SHARE)
-    bounds = [count * i // shares for i in range(shares + 1)]
-    _in_threads([partial(work, a, b) for a, b in pairwise(bounds)])
 
 
 def _in_threads(tasks: list[Callable[[], None]]) -> None:

@@ -25,7 +25,6 @@ FUNCTIONS = {
     "hash_joined": "hash_batch",
     "search_jobs": "nonce_search",
     "fetch_rows": "fetch_rows",
-    "hash_headers": "header_hashes",
     "chain_seals": "seal_chain",
 }
 """Function to the module that builds it."""
@@ -43,15 +42,11 @@ VARIANTS = {
         ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx2", "bmi2"),
         "x86-64-v4",
         "-prefer-256-bit",  # else LLVM splits the vectors of 512 bits in two
-        {"hash_joined": 16, "search_jobs": 16, "hash_headers": 16},
+        {"hash_joined": 16, "search_jobs": 16},
     ),
-    "sha": Variant(
-        ("sha", "avx2", "bmi2"), "x86-64-v3", "+sha", {"hash_joined": 2, "search_jobs": 2, "hash_headers": 2}
-    ),
-    "avx2": Variant(
-        ("avx2", "bmi2"), "x86-64-v3", "", {"hash_joined": 8, "search_jobs": 8, "hash_headers": 8}
-    ),
-    "generic": Variant((), "", "", {"hash_joined": 4, "search_jobs": 4, "hash_headers": 4}),
+    "sha": Variant(("sha", "avx2", "bmi2"), "x86-64-v3", "+sha", {"hash_joined": 2, "search_jobs": 2}),
+    "avx2": Variant(("avx2", "bmi2"), "x86-64-v3", "", {"hash_joined": 8, "search_jobs": 8}),
+    "generic": Variant((), "", "", {"hash_joined": 4, "search_jobs": 4}),
 }
 
 _lock = threading.Lock()
