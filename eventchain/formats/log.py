@@ -77,7 +77,9 @@ class Frontier:
         for level in range(self.size.bit_length()):
             has = np.flatnonzero(wanted >> level & 1)
             peak = np.frombuffer(peaks.get(level, bytes(32)), np.uint8).reshape(1, 32)
-            nodes = np.concatenate([peak, *rows[level : level + 1]])[(wanted[has] >> level) - (before >> level)]
+            nodes = np.concatenate([peak, *rows[level : level + 1]])[
+                (wanted[has] >> level) - (before >> level)
+            ]
             over = begun[has]
             roots[has[over]] = pair_up(np.concatenate([nodes[over], roots[has[over]]], axis=1))
             roots[has[~over]] = nodes[~over]
