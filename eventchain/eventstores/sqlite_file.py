@@ -106,7 +106,6 @@ class SQLiteFile:
                 self._uri(mode), timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             try:
-                own.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
                 return IndexCheck(own, rows, table, self.faults, unchanged)
             except BaseException:
                 own.close()
