@@ -24,6 +24,23 @@ class NewEvent(NamedTuple):
     time: int | None = None
 
 
+class IndexCheck(Protocol):
+    """Whether queries of a store agree with ``read``: an index that was forged or is damaged leads the
+    application past its events, or to others. Events may be appended meanwhile."""
+
+    def work(self) -> None:
+        """What takes long, once, in any thread; others may read and ``show`` meanwhile."""
+        ...
+
+    def show(self, batch: Any) -> None:
+        """What ``read`` gave, from the first event to the last, each once."""
+        ...
+
+    def faults(self) -> list[str]:
+        """When all was done and shown: what disagrees, in words; empty when all is well."""
+        ...
+
+
 class EventStore(Protocol):
     @property
     def url(self) -> str: ...
@@ -51,10 +68,8 @@ class EventStore(Protocol):
         than one)."""
         ...
 
-    def faults(self) -> list[str]:
-        """What makes queries of the store disagree with ``read``, in words: an index that was forged or is
-        damaged leads the application past its events, or to others. Empty when all is well. Takes about as
-        long as reading everything, and may be called while others read."""
+    def index_check(self) -> IndexCheck:
+        """Begins a check that queries of the store agree with ``read``."""
         ...
 
     def now(self) -> int:

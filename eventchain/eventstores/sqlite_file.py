@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from threading import RLock
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +16,7 @@ from urllib.parse import quote
 from eventchain.errors import StoreError
 from eventchain.eventstores.open import parse_file_url
 from eventchain.eventstores.sqlite_arrow import EventTable, read_events
+from eventchain.eventstores.sqlite_index import IndexCheck
 from eventchain.eventstores.sqlite_rows import RowReader, connect
 from eventchain.sqlite_readonly import (
     CREATE,
@@ -97,9 +99,21 @@ class SQLiteFile:
             condition, parameters = self._find(event_id) or ("0", ())
             return read_events(connection, self._rows, table, None, MAX_FOUND, condition, parameters)
 
+    def index_check(self) -> IndexCheck:
+        with self._connected() as connection:
+            table, mode = self._table(connection), self._mode
+            unchanged = partial(self._require_unchanged, mode, self._opened)
+            own, rows = connect(
+                self._uri(mode), timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            try:
+                return IndexCheck(own, rows, table, self.faults, unchanged)
+            except BaseException:
+                own.close()
+                raise
+
     def faults(self) -> list[str]:
-        """Holds every index of the table against its rows (``PRAGMA integrity_check``): an application that
-        looks for a stream reads an index, and where that covers the query it reads nothing else."""
+        """What ``PRAGMA integrity_check`` says of the table's indexes."""
         with self._connected() as connection:
             table = self._table(connection).table.removeprefix("main.")
             mode, opened = self._mode, self._opened

@@ -14,6 +14,7 @@ import ctypes
 import sqlite3
 import threading
 from bisect import bisect_left
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -105,25 +106,50 @@ class RowReader:
         False when it stopped before a row that is out of the ordinary: a value of another storage class,
         text that is not UTF-8, or an error, which will come again when the row is asked for in another way.
         """
+        batches: list[Any] = []
+        for columns, count, complete in self._fetched(query, EVENT_SCHEMA, self._widths, limit):
+            if count:
+                batch = _batch(columns, count, EVENT_SCHEMA)
+                if (valid := _valid_rows(batch)) < count:
+                    return [*batches, batch.slice(0, valid)], False
+                batches.append(batch)
+            if count >= LEARN:
+                self._widths = [column.width(count) for column in columns]
+            if not complete:
+                return batches, False
+        return batches, True
+
+    def scan(self, query: str, schema: Any) -> Iterator[Any]:
+        """All rows of the query as record batches of the schema, whose text may be no UTF-8; None at last,
+        where it stopped before a row that is out of the ordinary."""
+        for columns, count, complete in self._fetched(query, schema, [FIRST_WIDTH] * len(schema), None):
+            if count:
+                yield _batch(columns, count, schema)
+            if not complete:
+                yield None
+
+    def _fetched(
+        self, query: str, schema: Any, widths: list[int], limit: int | None
+    ) -> Iterator[tuple[list[_Column], int, bool]]:
+        """Columns, the rows in them, and false when it ended before its time."""
         from eventchain_kernels.native import fetch_rows, jit
 
         run = jit.function("fetch_rows", "generic")
         functions = np.array([_address(self._library[name]) for name in fetch_rows.FUNCTIONS], np.int64)
         mutex = self._library.sqlite3_db_mutex(self._connection) or 0
-        batches: list[Any] = []
-        pending, widths = 0, list(self._widths)
+        pending, widths = 0, list(widths)
         statement = ctypes.c_void_p()
         try:
             text = query.encode()
             if self._library.sqlite3_prepare_v2(
                 self._connection, text, len(text), ctypes.byref(statement), None
             ):
-                return batches, False
-            while limit > 0:
-                rows = min(limit, ROWS)
+                yield [], 0, False
+                return
+            while limit is None or limit > 0:
+                rows = ROWS if limit is None else min(limit, ROWS)
                 columns = [
-                    _Column(field.type, rows, width)
-                    for field, width in zip(EVENT_SCHEMA, widths, strict=True)
+                    _Column(field.type, rows, width) for field, width in zip(schema, widths, strict=True)
                 ]
                 records = np.array([column.record() for column in columns], np.int64)
                 state = np.array([0, pending, 0, 0], np.int64)
@@ -132,22 +158,19 @@ class RowReader:
                     records.ctypes.data, len(columns), rows, state.ctypes.data,
                 )  # fmt: skip
                 count, pending, status, full = state.tolist()
-                if count:
-                    arrays = [column.take(count) for column in columns]
-                    batch = pa.RecordBatch.from_arrays(arrays, schema=EVENT_SCHEMA)
-                    if (valid := _valid_rows(batch)) < count:
-                        return [*batches, batch.slice(0, valid)], False
-                    batches.append(batch)
-                    limit -= count
-                if count >= LEARN:
-                    self._widths = [column.width(count) for column in columns]
+                limit = None if limit is None else limit - count
+                over = status not in (fetch_rows.ROW, fetch_rows.FULL)
+                yield columns, count, not over or status == fetch_rows.DONE
+                if over:
+                    return
                 if status == fetch_rows.FULL:
                     widths[full] = 2 * columns[full].capacity // rows + 1
-                elif status != fetch_rows.ROW:
-                    return batches, status == fetch_rows.DONE
-            return batches, True
         finally:
             self._library.sqlite3_finalize(statement)
+
+
+def _batch(columns: list[_Column], count: int, schema: Any) -> Any:
+    return pa.RecordBatch.from_arrays([column.take(count) for column in columns], schema=schema)
 
 
 class _Column:

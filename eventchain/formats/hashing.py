@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from eventchain_kernels.native import Column, Digests, hash_levels, sha256_joined, sha256_rows
+from eventchain_kernels.native import (
+    Column,
+    Digests,
+    chain_seals,
+    hash_levels,
+    sha256_joined,
+    sha256_rows,
+)
+from numpy.typing import NDArray
 
-__all__ = ["Digests", "hash_levels", "integers", "sha256_joined", "sha256_rows", "values"]
+__all__ = [
+    "Digests",
+    "chain_seals",
+    "equal_rows",
+    "hash_levels",
+    "integers",
+    "sha256_joined",
+    "sha256_rows",
+    "values",
+]
 
 _OFFSET_SIZES: dict[Any, int] = {pa.string(): 4, pa.binary(): 4, pa.large_string(): 8, pa.large_binary(): 8}
 
@@ -35,3 +53,12 @@ def integers(column: Any) -> Column:
     if column.null_count:
         raise ValueError("a column of integers has nulls")
     return Column(column.buffers()[1].address if len(column) else 0, first=column.offset, owner=column)
+
+
+def equal_rows(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Whether each digest (n, 32) uint8 is the other: (n,) bool."""
+    one, other = (np.ascontiguousarray(rows).view(np.uint64) for rows in (left, right))
+    same: NDArray[np.bool_] = one[:, 0] == other[:, 0]
+    for word in range(1, 4):  # by columns: a reduction over rows so short takes ten times as long
+        same &= one[:, word] == other[:, word]
+    return same

@@ -12,10 +12,17 @@ import struct
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from eventchain.errors import FormatError
-from eventchain.formats.hashing import sha256_rows
+from eventchain.formats.hashing import (
+    chain_seals,
+    integers,
+    sha256_joined,
+    sha256_rows,
+    values,
+)
 
 HEADER = np.dtype(
     [
@@ -86,10 +93,34 @@ def target_words(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
     Raises FormatError for bits that are not a valid compact target.
     """
-    distinct, where = np.unique(bits, return_inverse=True)
-    rows = b"".join(target_of(int(b)).to_bytes(32, "little") for b in distinct)
-    table = np.frombuffer(rows, "<u4").reshape(len(distinct), 8)
-    return table[where.reshape(-1)]
+    table, where = _targets(bits)
+    return table[where]
+
+
+def are_targets(bits: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Whether each of ``bits`` (n,) is a compact target at all, see :func:`target_of`."""
+    distinct, where = _distinct(bits)
+    known = np.ones(len(distinct), np.bool_)
+    for number, one in enumerate(distinct.tolist()):
+        try:
+            target_of(one)
+        except FormatError:
+            known[number] = False
+    return known[where]
+
+
+def _targets(bits: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """The few distinct targets, (m, 8) uint32, and which of them each header has."""
+    distinct, where = _distinct(bits)
+    rows = b"".join(target_of(one).to_bytes(32, "little") for one in distinct.tolist())
+    return np.frombuffer(rows, "<u4").reshape(len(distinct), 8), where
+
+
+def _distinct(bits: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Distinct values, and which of them each element is. Neighbours mostly agree, and are not sorted."""
+    starts = np.flatnonzero(np.diff(bits, prepend=~bits[:1]))
+    distinct, where = np.unique(bits[starts], return_inverse=True)
+    return distinct, np.repeat(where.reshape(-1), np.diff(starts, append=len(bits)))
 
 
 # -- work ---------------------------------------------------------------------------------------------
@@ -104,7 +135,14 @@ def header_hashes(headers: NDArray[Any]) -> NDArray[np.uint8]:
 
 def meets_target(headers: NDArray[Any]) -> NDArray[np.bool_]:
     """Whether each header's hash, as a little-endian integer, is at most the target of its own bits."""
-    return at_most(header_hashes(headers), target_words(headers["bits"]))
+    hashes = header_hashes(headers)
+    targets, where = _targets(headers["bits"])
+    left, right = hashes.view("<u8")[:, 3], targets.view("<u8")[:, 3][where]
+    met = left < right
+    tie = np.flatnonzero(left == right)
+    if len(tie):  # the lower words decide
+        met[tie] = at_most(hashes[tie], targets[where[tie]])
+    return met
 
 
 def at_most(hashes: NDArray[np.uint8], targets: NDArray[np.uint32]) -> NDArray[np.bool_]:
@@ -148,6 +186,40 @@ def seal_of(previous_seal: bytes, link: bytes, header: bytes, extranonce: int) -
     """``H(0x02 ‖ previous seal ‖ link ‖ header as mined ‖ u64 extranonce)``, 32 bytes. Raises FormatError
     for an extranonce that is not from 0 to 2^63−1."""
     return sha256(b"\x02", previous_seal, link, header, _extranonce(extranonce))
+
+
+def merkle_roots(manifests: Any, extranonces: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """:func:`merkle_root` of many: (n, 32) uint8.
+
+    manifests: Arrow array of n binary values; extranonces: (n,) int64, none of them negative
+    """
+    numbers = integers(pa.array(extranonces, pa.int64()))
+    hashes: NDArray[np.uint8] = sha256_rows(sha256_joined(len(manifests), values(manifests, 0), numbers))
+    return hashes
+
+
+def links_of(
+    prevs: NDArray[np.uint8], roots: NDArray[np.uint8], bits: NDArray[np.uint32]
+) -> NDArray[np.uint8]:
+    """:func:`link_of` many blocks: (n, 32) uint8.
+
+    prevs: (n, 32) uint8; roots: (n, 32) uint8, each block's merkle root for an extranonce of 0; bits: (n,)
+    """
+    headers = np.zeros(len(prevs), HEADER)
+    headers["version"], headers["prev"], headers["merkle_root"], headers["bits"] = VERSION, prevs, roots, bits
+    return header_hashes(headers)
+
+
+def seals_of(
+    previous_seal: bytes, links: NDArray[np.uint8], headers: NDArray[Any], extranonces: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """:func:`seal_of` consecutive blocks, each on the one before: (n, 32) uint8.
+
+    previous_seal: of the block below the first; links: (n, 32) uint8; headers: (n,); extranonces: (n,) int64,
+    none of them negative
+    """
+    seals: NDArray[np.uint8] = chain_seals(previous_seal, links, headers, extranonces)
+    return seals
 
 
 def _extranonce(extranonce: int) -> bytes:

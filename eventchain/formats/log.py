@@ -67,15 +67,22 @@ class Frontier:
                 new = level < len(rows) and len(rows[level])
                 self._peaks[level] = rows[level][-1].tobytes() if new else peaks[level]
 
-        def root(size: int) -> bytes:
-            at: dict[int, bytes] = {}
-            for level in range(size.bit_length()):
-                if size >> level & 1:
-                    new = (size >> level) - 1 - (before >> level)
-                    at[level] = rows[level][new].tobytes() if new >= 0 else peaks[level]
-            return _fold(at)
-
-        return [root(size) for size in sizes]
+        # The root of each size: its complete subtrees, from the smallest up. Those that were complete before
+        # are the peaks.
+        wanted = np.array(sizes, np.int64)
+        roots = np.zeros((len(wanted), 32), np.uint8)
+        begun = np.zeros(len(wanted), np.bool_)
+        for level in range(self.size.bit_length()):
+            has = np.flatnonzero(wanted >> level & 1)
+            peak = np.frombuffer(peaks.get(level, bytes(32)), np.uint8).reshape(1, 32)
+            nodes = np.concatenate([peak, *rows[level : level + 1]])[
+                (wanted[has] >> level) - (before >> level)
+            ]
+            over = begun[has]
+            roots[has[over]] = pair_up(np.concatenate([nodes[over], roots[has[over]]], axis=1))
+            roots[has[~over]] = nodes[~over]
+            begun[has] = True
+        return [root.tobytes() if size else EMPTY_ROOT for root, size in zip(roots, sizes, strict=True)]
 
     def root(self) -> bytes:
         """The log's root now (RFC 6962 MTH)."""

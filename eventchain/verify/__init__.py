@@ -6,10 +6,12 @@ It shares the formats with the builder and none of its logic.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
 
 from eventchain.contracts.chain_store import Blocks, Branch, ChainStore
-from eventchain.contracts.event_store import EventStore
+from eventchain.contracts.event_store import EventStore, IndexCheck
 from eventchain.errors import FormatError
 from eventchain.formats.anchor import Anchor
 from eventchain.formats.manifest import Manifest, base_origin
@@ -35,8 +37,11 @@ def verify(
     ``now`` is the verifier's clock in unix seconds; ``progress`` is told of every run of leaves checked.
     Raises StoreError where a store cannot be read at all.
     """
-    with store.snapshot():  # a mine may be going on
-        return _verify(store, events, anchors, now, progress)
+    indexes = events.index_check()
+    with ThreadPoolExecutor(1) as beside:
+        work = beside.submit(indexes.work)
+        with store.snapshot():  # a mine may be going on
+            return _verify(store, events, anchors, now, progress, indexes, work)
 
 
 def _verify(
@@ -45,6 +50,8 @@ def _verify(
     anchors: Sequence[Anchor],
     now: float,
     progress: Callable[[int], None],
+    indexes: IndexCheck,
+    work: Future[None],
 ) -> Report:
     report = Report()
     walks: dict[str, Walk] = {}
@@ -63,23 +70,22 @@ def _verify(
                 height=0,
             )
         check_children(walks, report)
-    with ThreadPoolExecutor(1) as beside:
-        faults = beside.submit(events.faults)
-        for walk in walks.values():
-            if walk is trunk:
-                check_store(store, walk, events.read, report, progress)
-                _no_events_of(store, walk, report)
-            else:
-                check_branch(store, walk, report, progress)
-                check_snapshots(store, walk, report)
-    if found := faults.result():
+    for walk in walks.values():
+        if walk is trunk:
+            check_store(store, walk, events.read, report, progress, indexes.show)
+            _no_events_of(store, walk, report)
+        else:
+            check_branch(store, walk, report, progress)
+            check_snapshots(store, walk, report)
+    work.result()
+    if found := indexes.faults():
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         report.add("index", f"the application may read what is not there: {found[0]}{more}", count=len(found))
     _add_strays(store, report)
     check_anchors(walks, anchors, report)
     report.sort(list(walks))
     report.blocks = sum(len(walk.blocks) for walk in walks.values())
-    report.sealed_blocks = sum(block.seal is not None for walk in walks.values() for block in walk.blocks)
+    report.sealed_blocks = sum(int(walk.blocks.column("sealed").sum()) for walk in walks.values())
     if report.clean:
         report.newest = [anchor for walk in walks.values() if (anchor := _newest(walk)) is not None]
     return report
@@ -97,8 +103,11 @@ def _no_events_of(store: ChainStore, trunk: Walk, report: Report) -> None:
 
 
 def _newest(walk: Walk) -> Anchor | None:
-    sealed = next((block for block in reversed(walk.blocks) if block.seal is not None), None)
-    return Anchor(walk.origin, sealed.height, sealed.link, sealed.seal) if sealed else None
+    sealed = np.flatnonzero(walk.blocks.column("sealed"))
+    if not len(sealed):
+        return None
+    block = walk.blocks[int(sealed[-1])]
+    return Anchor(walk.origin, block.height, block.link, block.seal)
 
 
 def _parents_first(store: ChainStore, report: Report) -> list[Branch]:

@@ -6,17 +6,24 @@ what the rows say from there, so that one edit is one finding.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from eventchain.contracts.chain_store import Blocks, Branch, ChainStore
 from eventchain.errors import FormatError
 from eventchain.formats import header as fmt
+from eventchain.formats.hashing import equal_rows
 from eventchain.formats.manifest import Manifest
+from eventchain.verify import plain
 from eventchain.verify.findings import Report
-from eventchain.verify.rules import Rules, usable_bits
-from eventchain.verify.walk import NEVER, Block, Walk
+from eventchain.verify.headers import Derived, derived
+from eventchain.verify.rules import FUTURE, Rules
+from eventchain.verify.walk import NEVER, Block, Plain, Walk
 
-CHUNK = 4096
+CHUNK = 8192
+STRIDE = 16
+"""Blocks in order that are taken at once at first; twice as many each time that they were."""
 
 
 def walk_branch(
@@ -24,14 +31,16 @@ def walk_branch(
 ) -> Walk:
     """Check one branch whose parent, if it has one, is in ``walks``."""
     walker = _Walker(branch, walks, report, now)
+    for rows, found in derived(_runs(store, branch)):
+        walker.take(rows, found)
+    return walker.finish()
+
+
+def _runs(store: ChainStore, branch: Branch) -> Iterator[Blocks]:
     first = 0
-    while True:
-        rows = store.blocks(branch.id, first, CHUNK)
-        if len(rows):
-            walker.take(rows)
-            first = int(rows.heights[-1]) + 1
-        if len(rows) < CHUNK or first >= NEVER:
-            return walker.finish()
+    while first < NEVER and len(rows := store.blocks(branch.id, first, CHUNK)):
+        yield rows
+        first = int(rows.heights[-1]) + 1
 
 
 class _Walker:
@@ -40,34 +49,99 @@ class _Walker:
         self._walks = walks
         self._report = report
         self._rules = Rules(self.walk, report, now)
+        self._latest = now + FUTURE
+        self._stride = STRIDE
         self._before: Block | None = None  # the block below, through the fork
 
     def _finding(self, kind: str, message: str, height: int, notice: bool = False) -> None:
         self._report.add(kind, message, origin=self.walk.origin, height=height, notice=notice)
 
-    def take(self, rows: Blocks) -> None:
-        headers = rows.headers
-        usable = np.array([usable_bits(int(bits)) for bits in headers["bits"]], np.bool_)
-        met = np.zeros(len(rows), np.bool_)
-        if usable.any():
-            met[usable] = fmt.meets_target(headers[usable])
-        for row in range(len(rows)):
-            self._block(rows, row, bool(usable[row]), bool(met[row]))
+    def take(self, rows: Blocks, found: Derived) -> None:
+        said = plain.read(self.walk.origin, rows.manifests)
+        in_order = plain.in_order(rows, found, said, self._latest)
+        ends = np.flatnonzero(~in_order)  # of runs in order
+        row = 0
+        while row < len(rows):
+            if in_order[row] and self._undisturbed():
+                end = int(ends[np.searchsorted(ends, row)]) if row < ends[-1] else len(rows)
+                cut = slice(row, min(end, row + self._stride))
+                taken = self._run(rows, found, said, cut)
+                self._stride = 2 * self._stride if taken == cut.stop - cut.start else STRIDE
+                row += taken
+                if taken:
+                    continue
+            self._block(rows, row, found)
+            row += 1
+
+    # -- many blocks
+
+    def _undisturbed(self) -> bool:
+        """Whether the block below is the last of a trunk in which everything was in order so far, and no
+        rule looks further back than to that block."""
+        walk, below = self.walk, self._before
+        return (
+            below is not None
+            and below.said is not None
+            and below.seal is not None
+            and not (below.broken or below.vague or walk.headless)
+            and walk.parent is None
+            and (walk.policy is not None and walk.lost == NEVER)
+            and len(walk.blocks) == below.height + 1 == walk.sealed + 1
+            and (below.said.origin, below.said.size) == (walk.origin, below.end)
+            and self._rules.go_on_from(below.said)
+        )
+
+    def _run(self, rows: Blocks, found: Derived, said: plain.Said, cut: slice) -> int:
+        """Add plain blocks in order, up to the first in which there is more to find; returns how many."""
+        walk, below = self.walk, self._before
+        assert below is not None
+        assert below.seal is not None
+        assert walk.policy is not None
+        headers, links = rows.headers[cut], found.links[cut]
+        seals = fmt.seals_of(below.seal, links, headers, rows.extranonces[cut])
+        size = np.concatenate([[below.end], said.size[cut]])
+        fine = plain.allowed(walk.policy, headers["bits"], size, said.height[cut] - said.named[cut])
+        named, first = said.named[cut], below.height + 1
+        earlier = named < first
+        at = np.where(earlier[:, None], walk.blocks.column("seal")[np.where(earlier, named, 0)], 0)
+        at[~earlier] = seals[named[~earlier] - first]
+        fine &= equal_rows(at, said.seal[cut])
+        count = len(fine) if fine.all() else int(fine.argmin())
+        if count:
+            cut = slice(cut.start, cut.start + count)
+            walk.blocks.extend(
+                Plain(
+                    height=said.height[cut],
+                    size=said.size[cut],
+                    position=said.position[cut],
+                    built=said.built[cut],
+                    named=said.named[cut],
+                    root=said.root[cut],
+                    leaves=said.leaves[cut],
+                    link=found.links[cut],
+                    seal=seals[:count],
+                )
+            )
+            walk.sealed += count
+            self._before = last = walk.blocks[-1]
+            assert last.said is not None
+            self._rules.passed(last.said)
+        return count
 
     # -- one block
 
-    def _block(self, rows: Blocks, row: int, usable: bool, met: bool) -> None:
+    def _block(self, rows: Blocks, row: int, found: Derived) -> None:
         height, raw, header = int(rows.heights[row]), rows.manifests[row], rows.headers[row]
         extranonce, bits = int(rows.extranonces[row]), int(header["bits"])
         prev, mined = header["prev"].tobytes(), int(header["time"]) != 0
-        block = Block(height, None, fmt.link_of(prev, raw, bits), mined)
+        block = Block(height, None, found.links[row].tobytes(), mined)
 
         try:
             block.said = Manifest.parse(raw)
         except FormatError as error:
             self._finding("manifest", error.message, height)
             block.broken = True
-        fits = _fits(header, raw, extranonce)
+        fits, usable, met = (bool(column[row]) for column in found[1:])
         if block.said is not None and fits and self._misplaced(block.said, height):
             return
         above = rows.headers["prev"][row + 1].tobytes() if row + 1 < len(rows) else None
@@ -88,7 +162,6 @@ class _Walker:
         self._seal(block, header.tobytes(), extranonce)
 
         self.walk.blocks.append(block)
-        self.walk.by_height[height] = block
         self._before = block
 
     def _misplaced(self, said: Manifest, height: int) -> bool:
@@ -125,7 +198,7 @@ class _Walker:
                 self._finding("branch", "a second branch without a fork", block.height)
             return
         parent = self._walks.get(fork.origin)
-        at = parent.by_height.get(fork.height) if parent else None
+        at = parent.own(fork.height) if parent else None
         if parent is None or at is None:
             if parent is None or (parent.blocks and not parent.gone(fork.height)):
                 self._finding(
@@ -204,7 +277,7 @@ class _Walker:
             return
         below = self._before.seal if self._before else fmt.ZERO
         pin = block.said.pin if block.said else None
-        pinned = self.walk.parent.by_height.get(pin.height) if pin and self.walk.parent else None
+        pinned = self.walk.parent.own(pin.height) if pin and self.walk.parent else None
         if pin and (pinned is None or pinned.seal is None):
             if self.walk.parent is None or not self.walk.parent.seal_known(pin.height):
                 self.walk.lose(block.height)
@@ -220,10 +293,10 @@ class _Walker:
         if not walk.blocks:
             self._report.add("branch", "has no blocks", origin=walk.origin)
             return walk
-        tail = [block for block in walk.blocks if block.seal is None]
-        if tail and walk.lost == NEVER:
-            waiting = [block for block in tail if not block.mined]
-            first = waiting[0].height if waiting else tail[0].height
+        unsealed = np.flatnonzero(~walk.blocks.column("sealed"))
+        if len(unsealed) and walk.lost == NEVER:
+            waiting = unsealed[~walk.blocks.column("mined")[unsealed]]
+            first = int(walk.blocks.column("height")[waiting[0] if len(waiting) else unsealed[0]])
             through = "nothing" if walk.sealed < 0 else f"block {walk.sealed}"
             blocks_wait = "one block waits" if len(waiting) == 1 else f"{len(waiting):,} blocks wait"
             self._finding(
@@ -233,10 +306,3 @@ class _Walker:
                 notice=True,
             )
         return walk
-
-
-def _fits(header: np.void, raw: bytes, extranonce: int) -> bool:
-    """Whether the header is of this manifest and extranonce."""
-    if not 0 <= extranonce <= fmt.MAX_EXTRANONCE:
-        return False
-    return bool(header["merkle_root"].tobytes() == fmt.merkle_root(raw, extranonce))

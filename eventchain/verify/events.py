@@ -25,10 +25,12 @@ READ = 32_768
 Progress = Callable[[int], None]
 
 
-def batches(read: Reader) -> Iterator[Any]:
-    """All events, a batch at a time."""
+def batches(read: Reader, show: Callable[[Any], None] | None = None) -> Iterator[Any]:
+    """All events, a batch at a time; ``show`` is shown each."""
     after: int | None = None
     while (batch := read(after, READ)).num_rows:
+        if show is not None:
+            show(batch)
         yield batch
         after = batch["position"][-1].as_py()
 
@@ -71,9 +73,17 @@ class EventCursor:
         return held if held is not None else next(self._batches, None)
 
 
-def check_store(store: ChainStore, walk: Walk, read: Reader, report: Report, progress: Progress) -> None:
-    """Check the trunk's log, leaves and events, which are read ahead; say so where events follow the log."""
-    with ahead(batches(read)) as events:
+def check_store(
+    store: ChainStore,
+    walk: Walk,
+    read: Reader,
+    report: Report,
+    progress: Progress,
+    show: Callable[[Any], None],
+) -> None:
+    """Check the trunk's log, leaves and events, which are read ahead, all of them, and shown to ``show``; say
+    so where events follow the log."""
+    with ahead(batches(read, show)) as events:
         _check(_Check(store, walk, read, EventCursor(events), report), progress, backlog=True)
 
 
@@ -187,9 +197,8 @@ class _Check:
 
     def _top(self, window: Window) -> int:
         """The highest position that the window covers, as its blocks state it."""
-        for block in window.blocks:
-            if block.said is not None and block.said.position is not None:
-                self._covered = max(self._covered, block.said.position)
+        stated = self.walk.blocks.column("position")[window.rows]
+        self._covered = max(self._covered, int(stated.max()))
         return self._covered
 
     def _repair(self, window: Window, block: Block, rows: slice, derived: Hashes, suspects: Suspects) -> bool:
@@ -227,8 +236,10 @@ class _Check:
 
     def _check_positions(self, window: Window) -> None:
         """Positions rise, late leaves stand below what was covered, and a block states its highest one."""
+        if self._positions_rise(window):
+            return
         covered = self._covered
-        for block in window.blocks:
+        for block in self.walk.blocks[window.rows]:
             if block.said is None or block.vague:
                 covered = max(covered, NOWHERE if block.said is None else block.said.position or 0)
                 continue
@@ -257,6 +268,17 @@ class _Check:
                     self.table.doubted |= pieces
             covered = max(covered, stated)
 
+    def _positions_rise(self, window: Window) -> bool:
+        """Whether all is well with the positions of a window without late leaves, at one look."""
+        blocks, rows, positions = self.walk.blocks, window.rows, window.positions
+        known = blocks.column("read")[rows] & ~blocks.column("vague")[rows]
+        if not known.all() or window.late.any() or window.replaced.any() or len(self._late):
+            return False
+        steps = np.concatenate([[self._covered], positions])
+        stated = blocks.column("position")[rows]
+        highest = steps[blocks.column("end")[rows] - window.first]  # through each block's last leaf
+        return bool((np.diff(steps) > 0).all() and (stated == highest).all())
+
     def _check_digests(self, window: Window, suspects: Suspects) -> None:
         """A piece whose digest is wrong, though every event fits the salts and positions in it."""
         for tile in np.unique((window.first + np.flatnonzero(window.replaced)) // TILE).tolist():
@@ -273,11 +295,13 @@ class _Check:
                 )
 
     def _late_positions(self) -> NDArray[np.int64]:
-        parts = [
-            self.table.beside(block.first, block.first + min(block.said.late, block.end - block.first))[1]
-            for block in self.walk.blocks
-            if block.said is not None and block.said.late
-        ]
+        blocks = self.walk.blocks
+        parts = []
+        for row in np.flatnonzero(blocks.column("late")).tolist():
+            block = blocks[row]
+            assert block.said is not None
+            end = block.first + min(block.said.late, block.end - block.first)
+            parts.append(self.table.beside(block.first, end)[1])
         late = np.concatenate(parts) if parts else np.empty(0, np.int64)
         known, times = np.unique(late[late != NOWHERE], return_counts=True)
         if (times > 1).any():

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventchain.contracts.chain_store import TILE, ChainStore
+from eventchain.formats.hashing import equal_rows
 from eventchain.formats.log import TILE_LEVELS, Frontier, Hashes, roots_of, tile_roots
 from eventchain.verify.findings import Report
 from eventchain.verify.walk import Block, Walk
@@ -32,7 +33,7 @@ SLACK = 2**20
 
 @dataclass
 class Window:
-    """Leaves ``first`` to ``end`` of a log, n of them, and the blocks that added them.
+    """Leaves ``first`` to ``end`` of a log, n of them, and the rows of the blocks that added them.
 
     hashes: (n, 32) uint8; salts: (n, 16) uint8; positions: (n,) int64; replaced: (n,) bool, the leaf's
     piece no longer has the digest it was written with; late: (n,) bool.
@@ -45,18 +46,16 @@ class Window:
     positions: NDArray[np.int64]
     replaced: NDArray[np.bool_]
     late: NDArray[np.bool_]
-    blocks: list[Block]
+    rows: slice
 
 
 def windows(walk: Walk, leaves: LeafTable) -> Iterator[Window]:
-    blocks: list[Block] = []
-    for block in walk.blocks:
-        blocks.append(block)
-        if block.end - blocks[0].first >= WINDOW:
-            yield leaves.window(blocks)
-            blocks = []
-    if blocks:
-        yield leaves.window(blocks)
+    ends = walk.blocks.column("end")
+    first = row = 0
+    while row < len(ends):
+        stop = min(int(np.searchsorted(ends, first + WINDOW, side="left")) + 1, len(ends))
+        yield leaves.window(slice(row, stop))
+        first, row = int(ends[stop - 1]), stop
 
 
 class LeafTable:
@@ -71,14 +70,15 @@ class LeafTable:
         self.cut = False  # blocks at the end are gone or unreadable, a finding
         self.held = 0  # leaves up to the last one that is stored
 
-    def window(self, blocks: Sequence[Block]) -> Window:
-        first, end = blocks[0].first, blocks[-1].end
+    def window(self, rows: slice) -> Window:
+        blocks = self._walk.blocks
+        first, end = blocks.first(rows.start), int(blocks.column("end")[rows.stop - 1])
         salts, positions, replaced = self.beside(first, end)
         late = np.zeros(end - first, np.bool_)
-        for block in blocks:
-            if block.said is not None and block.said.late:
-                late[block.first - first : block.first - first + block.said.late] = True
-        return Window(first, end, self.hashes(first, end), salts, positions, replaced, late, list(blocks))
+        for row in (rows.start + np.flatnonzero(blocks.column("late")[rows])).tolist():
+            begin, count = blocks.first(row) - first, int(blocks.column("late")[row])
+            late[begin : begin + count] = True
+        return Window(first, end, self.hashes(first, end), salts, positions, replaced, late, rows)
 
     def hashes(self, first: int, end: int) -> Hashes:
         """Stored leaf hashes, zero where a tile is missing or cut short: (n, 32) uint8."""
@@ -157,8 +157,7 @@ class LeafTable:
             for kind, messages in beyond.items():
                 for message in messages:
                     self._tell(kind, message)
-        for block in self._walk.blocks:
-            block.first, block.end = min(block.first, self.held + SLACK), min(block.end, self.held + SLACK)
+        self._walk.blocks.cap(self.held + SLACK)
 
     def _gone(self, kind: str, start: int, end: int) -> None:
         if start < end:
@@ -188,7 +187,7 @@ class LeafTable:
             for piece in rows:
                 leaves = len(piece.positions) // 8
                 whole = len(piece.positions) % 8 == 0 and len(piece.salts) == 16 * leaves
-                whole &= not (np.frombuffer(piece.positions[: 8 * leaves], ">i8") < 0).any()
+                whole &= max(piece.positions[::8], default=0) < 0x80  # none of them is negative
                 yield piece.index, leaves, whole and len(piece.digest) == 32
             first = rows[-1].index + 1
             if len(rows) < PAGE or first > LAST:
@@ -208,12 +207,12 @@ class RootCheck:
         self._frontier: Frontier | None = Frontier()
 
     def broken(self, window: Window) -> list[Block]:
-        roots = roots_of(window.hashes, [block.end - block.first for block in window.blocks])
-        return [
-            block
-            for block, root in zip(window.blocks, roots, strict=True)
-            if block.said is not None and not block.vague and root != block.said.leaves
-        ]
+        blocks, rows = self._walk.blocks, window.rows
+        counts = np.diff(blocks.column("end")[rows], prepend=window.first)
+        roots = _rows(roots_of(window.hashes, counts.tolist()))
+        known = blocks.column("read")[rows] & ~blocks.column("vague")[rows]
+        wrong = known & ~equal_rows(roots, blocks.column("leaves")[rows])
+        return [blocks[rows.start + row] for row in np.flatnonzero(wrong).tolist()]
 
     def follow(self, window: Window, hashes: Hashes, broken: bool) -> None:
         """Go on with the window's leaves as they should be; ``broken``: some are not known."""
@@ -221,17 +220,23 @@ class RootCheck:
             self._frontier = None
         if self._frontier is None:
             return
-        roots = self._frontier.extend(hashes, [block.end for block in window.blocks])
-        for block, root in zip(window.blocks, roots, strict=True):
-            if block.broken:  # whose log the blocks from here on continue is not known
-                self._frontier = None
-                return
-            if block.said is not None and block.said.size == block.end and root != block.said.root:
+        blocks, rows = self._walk.blocks, window.rows
+        ends = blocks.column("end")[rows]
+        roots = _rows(self._frontier.extend(hashes, ends.tolist()))
+        known = blocks.column("read")[rows] & (blocks.column("size")[rows] == ends)
+        wrong = known & ~equal_rows(roots, blocks.column("root")[rows])
+        ended = blocks.column("broken")[rows]  # whose log the blocks from here on continue is not known
+        for row in np.flatnonzero(wrong | ended)[:1].tolist():
+            self._frontier = None
+            if not ended[row]:
+                height = int(blocks.column("height")[rows][row])
                 self._report.add(
-                    "manifest", "its root is not of its log", origin=self._walk.origin, height=block.height
+                    "manifest", "its root is not of its log", origin=self._walk.origin, height=height
                 )
-                self._frontier = None
-                return
+
+
+def _rows(digests: Sequence[bytes]) -> Hashes:
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
 
 
 class UpperTiles:

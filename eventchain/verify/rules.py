@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+
 from eventchain.errors import FormatError
 from eventchain.formats import header as fmt
 from eventchain.formats.manifest import Manifest, Sealed, base_origin
@@ -45,6 +47,16 @@ class Rules:
     def renew(self) -> None:
         """A link is broken: what rises along a chain, rises anew from here."""
         self._named, self._built = None, 0
+
+    def go_on_from(self, said: Manifest) -> bool:
+        """Whether what may only rise is just what the last block says: it names a seal, which is right."""
+        known = said.sealed is not None and self._sure == said.sealed.height
+        return known and (self._named, self._built) == (said.sealed, said.built)
+
+    def passed(self, said: Manifest) -> None:
+        """Blocks up to this one are in order, and the last says this."""
+        assert said.sealed is not None
+        self._named, self._sure, self._built = said.sealed, said.sealed.height, said.built
 
     def finish(self) -> None:
         for run in self._breaking.values():
@@ -110,7 +122,7 @@ class Rules:
         if walk.parent is None or pin.origin != walk.parent.origin:
             self._finding("manifest", f"pins {pin.origin}, which is not its parent", height)
             return
-        at = walk.parent.by_height.get(pin.height)
+        at = walk.parent.own(pin.height)
         if at is None:
             if not walk.parent.gone(pin.height):
                 self._finding("branch", f"pins block {pin.height} of {pin.origin}, which is gone", height)
@@ -182,7 +194,9 @@ class Rules:
         if at is None or not self._walk.seal_known(named.height):
             return  # a missing block is a finding already; so is the first seal that was wrong
         if at.seal is None:
-            hole = next((block.height for block in self._walk.blocks if not block.mined), named.height)
+            blocks = self._walk.blocks
+            unmined = np.flatnonzero(~blocks.column("mined"))
+            hole = int(blocks.column("height")[unmined[0]]) if len(unmined) else named.height
             self._finding("hole", f"is not mined, though block {height} names a seal at {named.height}", hole)
             self._walk.lose(hole)
         elif at.seal != named.seal:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from eventchain.errors import FormatError
 from eventchain.formats.event import EVENT_SCHEMA, empty_batch
+from eventchain.formats.hashing import equal_rows
 from eventchain.formats.leaf import leaf_hashes
 from eventchain.formats.log import Hashes
 from eventchain.verify.leaves import NOWHERE
@@ -33,8 +34,7 @@ def safe_leaf_hashes(batch: Any, salts: NDArray[np.uint8]) -> Hashes:
 def agree(derived: Hashes, stored: Hashes) -> NDArray[np.bool_]:
     """Whether each event's leaf is the stored one. Zero stands for none: a leaf that is zero fits nothing,
     though a block commit to it."""
-    same: NDArray[np.bool_] = (derived == stored).all(axis=1) & derived.any(axis=1)
-    return same
+    return equal_rows(derived, stored) & ~equal_rows(derived, np.zeros_like(derived))
 
 
 def at_positions(batch: Any, positions: NDArray[np.int64]) -> Any:

@@ -20,7 +20,7 @@ def check_children(walks: dict[str, Walk], report: Report) -> None:
     must name it."""
     for parent in walks.values():
         named: dict[str, list[tuple[int, Pointer]]] = {}
-        for block in parent.blocks:
+        for block in parent.blocks.spoken():
             for pointer in block.said.children if block.said and not block.broken else ():
                 named.setdefault(pointer.origin, []).append((block.height, pointer))
         for origin, pointers in named.items():
@@ -55,7 +55,7 @@ def _check_named(
         return
     newest = -1
     for height, pointer in pointers:
-        at = child.by_height.get(pointer.height)
+        at = child.own(pointer.height)
         if child.gone(pointer.height) or (at is not None and at.broken):
             continue  # a finding already
         if at is None or at.link != pointer.link:
@@ -72,7 +72,8 @@ def _check_named(
                 "manifest", f"names {origin} {pointer.height} again", origin=parent.origin, height=height
             )
             return
-        said = parent.by_height[height].said
+        by = parent.own(height)
+        said = by.said if by else None
         if at.said is not None and said is not None and at.said.built > said.built:
             report.add(
                 "time", f"names {origin} {pointer.height}, built later", origin=parent.origin, height=height
@@ -83,27 +84,30 @@ def _check_named(
 
 def _check_all_named(parent: Walk, child: Walk, pointers: list[tuple[int, Pointer]], report: Report) -> None:
     """Every child block that was built before a parent's block is named by then."""
-    said = [block for block in child.blocks if block.said is not None]
-    built = np.array([block.said.built for block in said if block.said], np.int64)
+    read = child.blocks.column("read")
+    built, heights = child.blocks.column("built")[read], child.blocks.column("height")[read]
     if (np.diff(built) < 0).any():
         return  # a finding already
-    lines = dict(pointers)
-    newest = -1
-    for block in parent.blocks:
-        if block.said is None or block.broken or parent.gone(block.height - 1):
-            return  # a finding already; whom it named is not known
-        if block.height in lines:
-            newest = max(newest, lines[block.height].height)
-        due = int(np.searchsorted(built, block.said.built, side="left"))
-        if due and block.height > child.fork and said[due - 1].height > newest:
-            report.add(
-                "branch",
-                f"block {said[due - 1].height} was built before block {block.height} of {parent.origin}, "
-                "which does not name it",
-                origin=child.origin,
-                height=said[due - 1].height,
-            )
-            return
+    over = parent.blocks.column("height")
+    # From a block on that is a finding already, whom the parent named is not known.
+    known = parent.blocks.column("read") & ~parent.blocks.column("broken")
+    known &= np.diff(over, prepend=parent.fork) <= 1
+    named = np.full(len(over), -1, np.int64)
+    for height, pointer in pointers:
+        named[parent.blocks.row_of(height)] = pointer.height
+    due = np.searchsorted(built, parent.blocks.column("built"), side="left")
+    newest = np.concatenate([[-1], heights])[due]  # due to be named by each block of the parent
+    late = (newest > np.maximum.accumulate(named)) & (over > child.fork) & (due > 0)
+    at = np.flatnonzero(late | ~known)[:1]
+    if len(at) and known[at[0]]:
+        height = int(newest[at[0]])
+        report.add(
+            "branch",
+            f"block {height} was built before block {int(over[at[0]])} of {parent.origin}, "
+            "which does not name it",
+            origin=child.origin,
+            height=height,
+        )
 
 
 def check_snapshots(store: ChainStore, walk: Walk, report: Report) -> None:
@@ -111,7 +115,7 @@ def check_snapshots(store: ChainStore, walk: Walk, report: Report) -> None:
     after: int | None = None
     pins = {
         block.first: block
-        for block in walk.blocks
+        for block in walk.blocks.spoken()
         if block.said is not None and block.said.pin is not None and not block.vague
     }
     told = {finding.position for finding in report.findings if finding.origin == walk.origin}
@@ -149,7 +153,7 @@ def check_anchors(walks: dict[str, Walk], anchors: Sequence[Anchor], report: Rep
         if walk is None or not walk.blocks:
             tell(f"there is no branch {anchor.origin}")
             continue
-        block = walk.by_height.get(anchor.height)
+        block = walk.own(anchor.height)
         if block is None:
             tell(f"the anchored block {anchor.height} is gone: the chain ends at {walk.blocks[-1].height}")
         elif block.link != anchor.link:

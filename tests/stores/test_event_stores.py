@@ -772,3 +772,138 @@ def test_faults_are_of_indexes_only(made, store):
         db.execute(whole, (index,))
         db.commit()
     assert store.faults()[0] == f"row 3 missing from index {index}"
+
+
+# -- indexes against rows
+
+
+def checked(store, *, meanwhile=lambda: None):
+    """What an index check says, and whether it needed SQLite's own."""
+    thorough = []
+    check = store.index_check()
+    faults = check._thorough
+    check._thorough = lambda: thorough.append(1) or faults()
+    meanwhile()
+    check.work()
+    after = None
+    while (batch := store.read(after, 3)).num_rows:
+        check.show(batch)
+        after = batch["position"][-1].as_py()
+    return check.faults(), bool(thorough)
+
+
+def index_of(made):
+    """The index that came with the table, and an expression in place of each of its columns."""
+    key = "stream, version" if isinstance(made, Embedded) else "originator_id, originator_version"
+    with closing(sqlite3.connect(made.path)) as db:
+        for (name,) in db.execute("SELECT name FROM pragma_index_list(?)", (made.table,)).fetchall():
+            found = db.execute("SELECT name FROM pragma_index_info(?)", (name,)).fetchall()
+            if ", ".join(column for (column,) in found) == key:
+                return name, key
+    raise AssertionError(key)
+
+
+def hang_under(made, key, change):
+    """Put an index that was made over an edited copy of the table in the place of its own."""
+    own, _ = index_of(made)
+    with closing(sqlite3.connect(made.path)) as db:
+        db.execute(f"CREATE TABLE copy AS SELECT rowid AS n, * FROM {made.table}")
+        db.execute(f"CREATE TABLE edited AS SELECT * FROM {made.table} WHERE 0")
+        names = [name for _, name, *_ in db.execute("PRAGMA table_info(edited)")]
+        db.execute(f"INSERT INTO edited (rowid, {', '.join(names)}) SELECT n, {', '.join(names)} FROM copy")
+        db.execute("DROP TABLE copy")
+        for statement in change:
+            db.execute(statement)
+        db.execute(f"CREATE INDEX forged ON edited ({key})")
+        db.execute("PRAGMA writable_schema = ON")
+        roots = dict(
+            db.execute("SELECT name, rootpage FROM sqlite_schema WHERE name IN ('forged', ?)", (own,))
+        )
+        swap = "UPDATE sqlite_schema SET rootpage = ? WHERE name = ?"
+        db.execute(swap, (roots["forged"], own))
+        db.execute(swap, (roots[own], "forged"))
+        db.commit()
+    execute(made.path, "DROP TABLE edited")
+
+
+def test_indexes_in_order_need_no_thorough_check(made, store):
+    assert checked(store) == ([], False)
+    made.produce("a", 5)
+    made.produce("b\0c", 3)
+    made.produce("b", 70)
+    assert checked(store) == ([], False)
+    assert checked(store, meanwhile=lambda: made.produce("a", 4)) == ([], False)
+    column = "type" if isinstance(made, Embedded) else "topic"
+    execute(made.path, f"CREATE INDEX more ON {made.table} ({column})")  # many alike
+    assert checked(store) == ([], False)
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["({0}) WHERE {1} > 2", "(lower({0}))", "({0} DESC)", "({0} COLLATE NOCASE)", "({0}, {2})"],
+    ids=["partial", "expression", "descending", "collation", "payload"],
+)
+def test_unusual_indexes_are_left_to_sqlite(made, store, index):
+    made.produce("a", 5)
+    text, number, payload = (
+        ("stream", "version", "data")
+        if isinstance(made, Embedded)
+        else ("originator_id", "originator_version", "state")
+    )
+    execute(made.path, f"CREATE INDEX more ON {made.table} {index.format(text, number, payload)}")
+    assert checked(store) == ([], True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM edited WHERE rowid = 3",
+        "UPDATE edited SET {0} = {0} + 100 WHERE rowid = 3",
+        "INSERT INTO edited (rowid, {1}, {0}) VALUES (77, 'zz', 1)",
+        "UPDATE edited SET rowid = 77 WHERE rowid = 3",
+        "UPDATE edited SET {1} = CAST({1} AS BLOB) WHERE rowid = 3",
+        "UPDATE edited SET {0} = NULL WHERE rowid = 3",
+        "UPDATE edited SET {0} = CASE {0} WHEN 2 THEN 3 ELSE 2 END WHERE {0} IN (2, 3)",
+    ],
+    ids=["lacks one", "another version", "one more", "another row", "a blob", "a null", "exchanged"],
+)
+def test_an_index_that_was_put_in_the_place_of_another(made, store, change):
+    made.produce("a", 6)
+    made.produce("b", 6)
+    own, key = index_of(made)
+    stream, version = key.split(", ")
+    hang_under(made, key, [change.format(version, stream)])
+    faults, thorough = checked(store)
+    assert thorough
+    assert faults == store.faults() != []
+    assert any(own in fault for fault in faults)
+
+
+def test_an_index_out_of_order(made, store):
+    """All entries are there, and looking one up goes astray: the order of two is changed in the file."""
+    made.produce("a", 2)
+    own, _ = index_of(made)
+    with closing(sqlite3.connect(made.path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (root,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (own,)).fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+    with open(made.path, "r+b") as file:
+        file.seek((root - 1) * size + 8)  # the cells' places, in order
+        places = file.read(4)
+        file.seek(-4, 1)
+        file.write(places[2:] + places[:2])
+    with closing(open_event_store(store.url)) as again:
+        faults, thorough = checked(again)
+        assert thorough
+        assert faults == again.faults() != []
+
+
+def test_a_row_that_was_not_shown(made, store):
+    made.produce("a", 5)
+    check = store.index_check()
+    check.work()
+    check.show(store.read(None, 4))
+    found = []
+    check._thorough = lambda: found.append(1) or []
+    assert check.faults() == []
+    assert found

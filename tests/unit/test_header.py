@@ -7,25 +7,31 @@ from fractions import Fraction
 
 import numpy as np
 import plain_format as plain
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eventchain.errors import FormatError
+from eventchain.formats import header as header_format
 from eventchain.formats.header import (
     HEADER,
     MAX_EXTRANONCE,
     ROLL_MASK,
     VERSION,
     ZERO,
+    are_targets,
     at_most,
     bits_for_difficulty,
     bits_of,
     header_hashes,
     link_of,
+    links_of,
     meets_target,
     merkle_root,
+    merkle_roots,
     seal_of,
+    seals_of,
     sha256,
     sha256d,
     target_of,
@@ -166,6 +172,23 @@ def test_what_is_accepted_is_canonical(bits):
     assert bits_of(target) == bits
 
 
+@given(
+    st.lists(st.sampled_from([0x1D00FFFF, 0x207FFFFF, 0, 0xFFFFFFFF, 0x1D00FFFE, 0x1E0000FF]), max_size=30)
+)
+def test_many_bits_at_once(bits):
+    def one(value):
+        try:
+            return target_of(value)
+        except FormatError:
+            return None
+
+    expected = [one(value) is not None for value in bits]
+    assert are_targets(np.array(bits, np.uint32)).tolist() == expected
+    good = [value for value in bits if one(value)]
+    words = target_words(np.array(good, np.uint32))
+    assert [row.tobytes() for row in words] == [one(value).to_bytes(32, "little") for value in good]
+
+
 @given(st.integers(0, 255).flatmap(lambda n: st.integers(2**n, 2 ** (n + 1) - 1)))
 def test_rounding_is_down_and_keeps_16_bits(target):
     rounded = target_of(bits_of(target))
@@ -260,6 +283,20 @@ def test_hashes_are_compared_as_integers(pairs):
     assert met.tolist() == [a <= b for a, b in pairs]
 
 
+def test_a_target_is_met_to_its_last_byte(monkeypatch):
+    """Hashes that differ from their target in one word alone."""
+    target = target_of(0x1B0404CB)
+    hashes = [value for word in range(8) for value in (target + (1 << 32 * word), target - (1 << 32 * word))]
+    hashes = [target, *(value for value in hashes if value >= 0)]
+    raw = b"".join(value.to_bytes(32, "little") for value in hashes)
+    monkeypatch.setattr(
+        header_format, "header_hashes", lambda _: np.frombuffer(raw, np.uint8).reshape(-1, 32)
+    )
+    headers = np.zeros(len(hashes), HEADER)
+    headers["bits"] = 0x1B0404CB
+    assert meets_target(headers).tolist() == [value <= target for value in hashes]
+
+
 def test_bits_out_of_format_are_an_error_not_a_hit():
     headers = np.zeros(2, HEADER)
     headers["bits"] = 0x2100FFFF, 0xFFFFFFFF
@@ -335,6 +372,40 @@ def test_link_and_seal_are_what_the_format_says(prev, manifest, bits, extranonce
     )
     assert merkle_root(manifest, extranonce) == plain.merkle_root(manifest, extranonce)
     assert seal_of(prev, link, mined, extranonce) == plain.seal(prev, link, mined, extranonce)
+
+
+@given(
+    st.binary(min_size=32, max_size=32),
+    st.lists(
+        st.tuples(
+            st.binary(max_size=200), st.sampled_from([0x207FFFFF, 0x1D00FFFF]), st.integers(0, 2**63 - 1)
+        ),
+        max_size=12,
+    ),
+    st.integers(0, 2**32),
+)
+def test_many_blocks_at_once(below, blocks, seed):
+    """Roots, links and seals of a run of blocks are those of each."""
+    manifests = [manifest for manifest, _, _ in blocks]
+    extranonces = np.array([extranonce for _, _, extranonce in blocks], np.int64)
+    rng = np.random.default_rng(seed)
+    headers = np.frombuffer(rng.bytes(80 * len(blocks)), HEADER).copy()
+    headers["bits"] = [bits for _, bits, _ in blocks]
+    raw = pa.array(manifests, pa.binary())
+
+    roots = merkle_roots(raw, extranonces)
+    assert [r.tobytes() for r in roots] == [plain.merkle_root(manifest, n) for manifest, _, n in blocks]
+    links = links_of(headers["prev"], merkle_roots(raw, np.zeros_like(extranonces)), headers["bits"])
+    prevs = [prev.tobytes() for prev in headers["prev"]]
+    assert [link.tobytes() for link in links] == [
+        plain.link(prev, manifest, bits) for prev, (manifest, bits, _) in zip(prevs, blocks, strict=True)
+    ]
+    seals = []
+    for its_link, mined, extranonce in zip(links, headers, extranonces.tolist(), strict=True):
+        seals.append(
+            plain.seal(seals[-1] if seals else below, its_link.tobytes(), mined.tobytes(), extranonce)
+        )
+    assert [seal.tobytes() for seal in seals_of(below, links, headers, extranonces)] == seals
 
 
 @pytest.mark.parametrize("extranonce", [-1, -(2**63), 2**63, 2**64])

@@ -39,6 +39,7 @@ def variant(request: pytest.FixtureRequest) -> Iterator[str]:
     elif name not in ABLE:
         pytest.skip(f"this CPU has no {name}")  # it has what it has
     patch.setattr(native, "FASTEST_HASHING", (name,))
+    patch.setattr(native, "FASTEST_CHAIN", (name,))
     patch.setattr(jit, "variants", lambda: (name,))
     native._compiled.cache_clear()
     yield name
@@ -218,6 +219,36 @@ def test_wrong_shapes_are_refused():
         native.compress_rows(np.zeros((2, 63), np.uint8))
     with pytest.raises(ValueError, match=r"\(n, 32\)"):
         native.hash_levels(np.zeros((2, 31), np.uint8))
+
+
+# -- seals --------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(0, 9), seed=st.integers(0, 2**32))
+def test_seals_in_a_chain(variant, n, seed):
+    rng = np.random.default_rng(seed)
+    headers, links = rng.integers(0, 256, (n, 80), np.uint8), rng.integers(0, 256, (n, 32), np.uint8)
+    extranonces, previous = rng.integers(0, 2**63, n), rng.bytes(32)
+    below, plain = previous, []
+    for link, header, extranonce in zip(links, headers, extranonces.tolist(), strict=True):
+        parts = b"\x02", below, link.tobytes(), header.tobytes(), extranonce.to_bytes(8, "big")
+        below = hashlib.sha256(b"".join(parts)).digest()
+        plain.append(below)
+    seals = native.chain_seals(previous, links, headers, extranonces)
+    assert [seal.tobytes() for seal in seals] == plain
+
+
+def test_seals_of_other_sizes_are_refused():
+    header, link, number = np.zeros((1, 80), np.uint8), np.zeros((1, 32), np.uint8), np.zeros(1, np.int64)
+    for wrong in (
+        (bytes(31), link, header, number),
+        (bytes(32), link[:0], header, number),
+        (bytes(32), link, header[:, :79], number),
+        (bytes(32), link, header, number.astype(np.int32)),
+    ):
+        with pytest.raises(ValueError, match="for each header a link and an extranonce"):
+            native.chain_seals(*wrong)
 
 
 # -- the search ---------------------------------------------------------------------------------------

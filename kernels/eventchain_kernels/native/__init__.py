@@ -28,8 +28,10 @@ MIN_PART, MAX_PART = 2**12, 2**18
 """Nonces that one thread takes at a time: under a millisecond to some ten milliseconds."""
 FASTEST_HASHING = ("avx512", "sha", "avx2", "generic")
 FASTEST_SEARCH = ("avx512", "sha", "avx2", "generic")
+FASTEST_CHAIN = ("sha", "avx512", "avx2", "generic")
 """In order of speed, on every CPU that has them. A compression takes AVX-512 25 clocks at least with four
-operations of 512 bits a clock (Zen 5), 51 with two (Zen 4, Intel); the SHA instructions 64."""
+operations of 512 bits a clock (Zen 5), 51 with two (Zen 4, Intel); the SHA instructions 64. A chain is one
+message after the other, which only the SHA instructions do faster."""
 
 
 class Column(NamedTuple):
@@ -150,6 +152,30 @@ def compress_rows(blocks: NDArray[np.uint8]) -> NDArray[np.uint32]:
         raise ValueError("blocks must be a uint8 array of shape (n, 64)")
     state = sha256_joined(len(blocks), blocks, padded=False)
     return state.view(">u4").astype(np.uint32)
+
+
+def chain_seals(
+    previous: bytes,
+    links: NDArray[np.uint8],
+    headers: NDArray[Any],
+    extranonces: NDArray[np.int64],
+) -> NDArray[np.uint8]:
+    """The seals of consecutive blocks, ``H(0x02 ‖ seal before ‖ link ‖ header ‖ u64 extranonce)``: (n, 32)
+    uint8.
+
+    previous: the seal below the first, 32 bytes; links: (n, 32) uint8; headers: (n,), of 80 bytes each;
+    extranonces: (n,) int64
+    """
+    count = len(headers)
+    sizes = [32 * count, 80 * count, 8 * count]
+    parts = [np.ascontiguousarray(part) for part in (links, headers, extranonces)]
+    if len(previous) != 32 or [part.nbytes for part in parts] != sizes:
+        raise ValueError("a seal of 32 bytes is needed, and for each header a link and an extranonce")
+    out = np.empty((count, 32), np.uint8)
+    below = np.frombuffer(previous, np.uint8)
+    run = jit.function("chain_seals", next(name for name in FASTEST_CHAIN if name in jit.variants()))
+    run(_address(below), *map(_address, parts), count, _address(out))
+    return out
 
 
 def search_jobs(jobs: NDArray[Any], solved: NDArray[np.uint8], *, variant: str = "") -> NDArray[np.int64]:

@@ -26,6 +26,7 @@ FUNCTIONS = {
     "hash_levels": "merkle",
     "search_jobs": "nonce_search",
     "fetch_rows": "fetch_rows",
+    "chain_seals": "seal_chain",
 }
 """Function to the module that builds it."""
 
