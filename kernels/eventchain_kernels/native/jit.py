@@ -21,8 +21,15 @@ from typing import Any, NamedTuple
 
 from eventchain.errors import ConfigError
 
-FUNCTIONS = {"hash_joined": "hash_batch", "search_jobs": "nonce_search", "fetch_rows": "fetch_rows"}
+FUNCTIONS = {
+    "hash_joined": "hash_batch",
+    "search_jobs": "nonce_search",
+    "search_rolled": "nonce_search",
+    "fetch_rows": "fetch_rows",
+}
 """Function to the module that builds it."""
+VERSIONS = {"search_jobs": 1, "search_rolled": 16}
+"""Versions of a header that each search takes at a time."""
 
 
 class Variant(NamedTuple):
@@ -30,6 +37,7 @@ class Variant(NamedTuple):
     cpu: str  # LLVM's name of the level to compile for; "": the host itself
     features: str
     lanes: dict[str, int]  # messages side by side in each function that has them
+    ternary: bool = False  # AVX-512's logic of three operands is there
 
 
 VARIANTS = {
@@ -37,11 +45,16 @@ VARIANTS = {
         ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx2", "bmi2"),
         "x86-64-v4",
         "-prefer-256-bit",  # else LLVM splits the vectors of 512 bits in two
-        {"hash_joined": 16, "search_jobs": 16},
+        {"hash_joined": 16, "search_jobs": 32, "search_rolled": 32},
+        ternary=True,
     ),
-    "sha": Variant(("sha", "avx2", "bmi2"), "x86-64-v3", "+sha", {"hash_joined": 2, "search_jobs": 2}),
-    "avx2": Variant(("avx2", "bmi2"), "x86-64-v3", "", {"hash_joined": 8, "search_jobs": 8}),
-    "generic": Variant((), "", "", {"hash_joined": 4, "search_jobs": 4}),
+    "sha": Variant(
+        ("sha", "avx2", "bmi2"), "x86-64-v3", "+sha", {"hash_joined": 2, "search_jobs": 4, "search_rolled": 4}
+    ),
+    "avx2": Variant(
+        ("avx2", "bmi2"), "x86-64-v3", "", {"hash_joined": 8, "search_jobs": 8, "search_rolled": 8}
+    ),
+    "generic": Variant((), "", "", {"hash_joined": 4, "search_jobs": 4, "search_rolled": 4}),
 }
 
 _lock = threading.Lock()
@@ -103,12 +116,14 @@ def optimised(name: str, variant: str, target: Any) -> Any:
     from llvmlite import binding, ir
 
     module = ir.Module(name)
-    _builder(name).build(module, VARIANTS[variant].lanes.get(name, 1), variant == "sha")
+    it = VARIANTS[variant]
+    options = {"versions": VERSIONS[name], "ternary": it.ternary} if name in VERSIONS else {}
+    _builder(name).build(module, it.lanes.get(name, 1), variant == "sha", **options)
     parsed = binding.parse_assembly(str(module))
     parsed.triple, parsed.data_layout = target.triple, str(target.target_data)
-    options = binding.create_pipeline_tuning_options(speed_level=3)
-    options.loop_unrolling = False
-    builder = binding.create_pass_builder(target, options)
+    tuning = binding.create_pipeline_tuning_options(speed_level=3)
+    tuning.loop_unrolling = False
+    builder = binding.create_pass_builder(target, tuning)
     builder.getModulePassManager().run(parsed, builder)
     return parsed
 
