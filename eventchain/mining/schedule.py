@@ -34,6 +34,12 @@ ROLLED_FROM = 2**10
 MAX_HEADERS = 2**17
 """In one slice; bounds the memory of a fast device with very easy headers."""
 
+
+def rolls_of(expected: float, rolls: int = ROLLS) -> int:
+    """How many versions of a header are tried with each nonce, by its expected hashes."""
+    return rolls if expected >= ROLLED_FROM else 1
+
+
 _ROW = np.dtype(
     [
         ("key", np.int64),
@@ -208,7 +214,7 @@ class Schedule:
         same = self._table["header"]["bits"][window - self._base] == first["header"]["bits"]
         if not shared:
             self._ready = rest if same.all() else np.concatenate([window[~same], rest])
-        rolls = self._rolls if expected >= ROLLED_FROM else 1
+        rolls = rolls_of(expected, self._rolls)
         nonces = math.ceil(min(PATIENCE * expected, pace.budget) / rolls)
         return window[same], min(nonces * rolls, self._space_of(rolls)), rolls
 

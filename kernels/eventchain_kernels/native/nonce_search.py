@@ -60,8 +60,9 @@ def build(module: ir.Module, lanes: int, sha_extensions: bool, *, versions: int,
             nonce = b.add(first, b.trunc(i, I32))
             left = b.sub(size, i)
 
-            def hit(version: Any, candidates: Any, nonce: Any = nonce, left: Any = left) -> Any:
-                counter = b.call(check, [job, rows, version, b.zext(nonce, I64), candidates, left])
+            def hit(version: Any, candidates: Any, sure: Any, nonce: Any = nonce, left: Any = left) -> Any:
+                arguments = [job, rows, version, b.zext(nonce, I64), candidates, sure, left]
+                counter = b.call(check, arguments)
                 yes = b.icmp_signed(">=", counter, I64(0))
                 with b.if_then(yes):
                     b.store_atomic(counter, answer, "monotonic", 8)

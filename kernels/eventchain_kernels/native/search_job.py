@@ -67,11 +67,11 @@ def prepare(module: ir.Module, versions: int) -> ir.Function:
 
 
 def check(module: ir.Module, versions: int) -> ir.Function:
-    """A function of a job, its rows, a version, the first nonce of a vector, its candidates as bits and how
-    many of the nonces are to be tried: the counter of the first candidate whose whole hash meets the whole
-    target and that the job asks for; or −1."""
-    code = _small(module, "check", ("job", "rows", "version", "first", "hits", "left"), I64)
-    job, rows, version, first, hits, left = code.args()
+    """A function of a job, its rows, a version, the first nonce of a vector, its candidates as bits, those
+    that need no second look, and how many of the nonces are to be tried: the counter of the first candidate
+    whose whole hash meets the whole target and that the job asks for; or −1."""
+    code = _small(module, "check", ("job", "rows", "version", "first", "hits", "sure", "left"), I64)
+    job, rows, version, first, hits, sure, left = code.args()
     b = code.builder
     compress = _compress(module, 1)
     block, state = code.array(I32, 16), code.array(I32, 8)
@@ -92,6 +92,9 @@ def check(module: ir.Module, versions: int) -> ir.Function:
         counter = b.add(b.mul(nonce, rolls), b.add(roll, version))
         loop.next_unless(b.icmp_unsigned(">=", counter, begin))
         loop.next_unless(code.less(counter, end))
+        answer.set(counter)
+        loop.leave_unless(b.icmp_unsigned("==", b.and_(b.lshr(sure, lane), I64(1)), I64(0)))
+        answer.set(I64(-1))
         _fill(code, state, midstate, 4)
         _fill(code, block, second_block(tail, swap(b, b.trunc(nonce, I32)), I32), 4)
         b.call(compress, [state, block])
@@ -138,10 +141,12 @@ def _compress(module: ir.Module, lanes: int) -> ir.Function:
         code.store(sha.schedule(*before), b.add(here, I64(16 * size)), size)
     before = _words(code, sha.type, state, 8, size)
     now = [code.variable(word) for word in before]
-    with code.count(I64(64)) as (t, _):
-        k = sha.splat(code.load(I32, code.at(constants(module), t, 4), 4))
-        word = code.load(sha.type, code.at(w, t, size), size)
-        for variable, value in zip(now, sha.round([it.get() for it in now], k, word), strict=True):
+    with code.count(I64(64), 8) as (t, _):  # after eight rounds every word is back in its place
+        current = [it.get() for it in now]
+        for i in range(8):
+            k = sha.splat(code.load(I32, code.at(constants(module), t, 4, 4 * i), 4))
+            current = sha.round(current, k, code.load(sha.type, code.at(w, t, size, size * i), size))
+        for variable, value in zip(now, current, strict=True):
             variable.set(value)
     _fill(code, state, [b.add(old, new.get()) for old, new in zip(before, now, strict=True)], size)
     b.ret_void()

@@ -54,27 +54,34 @@ def with_extensions(code: Code, job: Any, rows: Any, lanes: int, versions: int) 
         )
         return b.bitcast(low, QUAD)
 
+    def first_words(lane: int, t: int) -> Any:
+        """Of the first block's rounds 2·t and 2·t + 1, constants added."""
+        if t >= 8:
+            return two_words(b.add(keyed, I64(16 * 16 * lane + 8 * t)))
+        words = b.add(padded[t // 2 - 1], QUAD(K[2 * t & ~3 : (2 * t & ~3) + 4]))
+        return sha.pick(words, words, 2, 3, 2, 3) if t % 2 else words
+
     def search(first: Any, hit: Hit) -> None:
-        nonces = []
-        for lane in range(lanes):
-            nonces.append(swap(b, b.add(first, I32(lane))))
-            m = [b.insert_element(head, nonces[lane], I32(3)), *padded]
-            for t in range(4, 16):
-                m.append(sha.schedule(m))
-                place = b.add(keyed, I64(16 * (16 * lane + t)))
-                code.store(b.add(m[t], QUAD(K[4 * t : 4 * t + 4])), place, 16)
+        nonces = [swap(b, b.add(first, I32(lane))) for lane in range(lanes)]
+        firsts = [[b.insert_element(head, nonce, I32(3)), *padded] for nonce in nonces]
+        if versions > 1:
+            for lane, m in enumerate(firsts):
+                for t in range(4, 16):
+                    m.append(sha.schedule(m))
+                    place = b.add(keyed, I64(16 * (16 * lane + t)))
+                    code.store(b.add(m[t], QUAD(K[4 * t : 4 * t + 4])), place, 16)
         with code.count(I64(versions)) as (version, next_version):
             here = code.at(states, version, 4 * 16)
             *midstate, abef, cdgh = (code.load(QUAD, b.add(here, I64(16 * i)), 16) for i in range(4))
             state = [(b.add(abef, quad(I32(0), nonce, I32(0), nonce)), cdgh) for nonce in nonces]
-            for t in range(2, 32):
-                for lane in range(lanes):
-                    if t < 8:
-                        words = b.add(padded[t // 2 - 1], QUAD(K[2 * t & ~3 : (2 * t & ~3) + 4]))
-                        words = sha.pick(words, words, 2, 3, 2, 3) if t % 2 else words
-                    else:
-                        words = two_words(b.add(keyed, I64(16 * 16 * lane + 8 * t)))
-                    state[lane] = sha.two_rounds(*state[lane], words)
+            if versions > 1:
+                for t in range(2, 32):
+                    for lane in range(lanes):
+                        state[lane] = sha.two_rounds(*state[lane], first_words(lane, t))
+            else:
+                *_, state = zip(
+                    *(sha.rounds(s, m, 2) for s, m in zip(state, firsts, strict=True)), strict=True
+                )
             blocks = []
             for abef, cdgh in state:
                 abef, cdgh = b.add(midstate[0], abef), b.add(midstate[1], cdgh)
@@ -82,13 +89,20 @@ def with_extensions(code: Code, job: Any, rows: Any, lanes: int, versions: int) 
                 blocks.append([abcd, efgh, padded[0], QUAD([0, 0, 0, DIGEST_BITS])])
             # What is e after round 60 is f after round 61, and would be h after the last.
             *_, after_61, _ = zip(*(sha.rounds(initial, block) for block in blocks), strict=True)
-            candidates: Any = I64(0)
-            for lane, (abef, _) in enumerate(after_61):
-                seven = b.add(b.extract_element(abef, I32(0)), I32(INITIAL[7]))
-                met = b.icmp_unsigned("<=", swap(b, seven), target)
-                candidates = b.or_(candidates, b.shl(b.zext(met, I64), I64(lane)))
+            sevens = [
+                swap(b, b.add(b.extract_element(abef, I32(0)), I32(INITIAL[7]))) for abef, _ in after_61
+            ]
+
+            def bits(relation: str, sevens: list[Any] = sevens) -> Any:
+                every: Any = I64(0)
+                for lane, seven in enumerate(sevens):
+                    met = b.zext(b.icmp_unsigned(relation, seven, target), I64)
+                    every = b.or_(every, b.shl(met, I64(lane)))
+                return every
+
+            candidates = bits("<=")
             next_version.next_unless(b.icmp_unsigned("!=", candidates, I64(0)))
-            next_version.next_unless(hit(version, candidates))
+            next_version.next_unless(hit(version, candidates, bits("<")))
             next_version.leave()
 
     return search

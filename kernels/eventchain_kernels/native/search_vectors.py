@@ -19,9 +19,9 @@ from eventchain_kernels.native.search_job import ROWS, TARGET, constants, digest
 from eventchain_kernels.native.sha256 import INITIAL, K, Lanes
 
 UNROLLED = 8
-Hit = Callable[[Any, Any], Any]
-"""Emits what is done with candidates, given a version (i64) and the nonces of the vector (bits of an i64).
-Returns whether one of them is a hit (i1)."""
+Hit = Callable[[Any, Any, Any], Any]
+"""Emits what is done with candidates, given a version (i64) and the nonces of the vector whose word 7 is at
+most the target's, and those where it is less (bits of an i64). Returns whether one of them is a hit (i1)."""
 Search = Callable[[Any, Hit], None]
 """Emits the search of a vector of nonces from the first one (i32) on."""
 
@@ -38,6 +38,9 @@ def with_vectors(code: Code, job: Any, rows: Any, lanes: int, versions: int, ter
 
     def at(base: Any, t: int) -> Any:
         return b.add(base, I64(size * t))
+
+    def bits(x: Any) -> Any:
+        return b.zext(b.bitcast(x, ir.IntType(lanes)), I64)
 
     def many_rounds(state: list[Any], rounds: int, body: Callable[[list[Any], Any], list[Any]]) -> list[Any]:
         now = [code.variable(word) for word in state]
@@ -92,10 +95,10 @@ def with_vectors(code: Code, job: Any, rows: Any, lanes: int, versions: int, ter
 
             state = many_rounds(state, 48, body)
             digest = [sha.add(old, new) for old, new in zip(midstate, state, strict=True)]
-            met = b.icmp_unsigned("<=", swap(b, second_word_seven(digest)), target)
-            candidates = b.zext(b.bitcast(met, ir.IntType(lanes)), I64)
+            seven = swap(b, second_word_seven(digest))
+            candidates = bits(b.icmp_unsigned("<=", seven, target))
             next_version.next_unless(b.icmp_unsigned("!=", candidates, I64(0)))
-            next_version.next_unless(hit(version, candidates))
+            next_version.next_unless(hit(version, candidates, bits(b.icmp_unsigned("<", seven, target))))
             next_version.leave()
 
     return search
