@@ -12,7 +12,7 @@ from eventchain_kernels import native
 
 from eventchain.contracts.backend import Device, Solutions, Work
 from eventchain.errors import BackendError, ConfigError
-from eventchain.mining.jobs import expand, solutions
+from eventchain.mining.jobs import expand, versions_a_job
 
 CHUNK = 2**26
 """Hashes between two looks at which headers are still open: seconds."""
@@ -32,16 +32,14 @@ class CpuDevice:
         return f"{_brand()}, {cores} core{'s' if cores > 1 else ''}, {VARIANTS[self.variant]}"
 
     def search(self, work: Work) -> Solutions:
+        versions = versions_a_job(work.rolls, native.versions_at_a_time())
         wanted = np.ones(len(work.headers), np.bool_)
-        solved = np.zeros(len(work.headers), np.uint8)
-        hits = [(np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0, np.uint32))]
-        for jobs in expand(work, wanted, hashes=CHUNK):
-            nonces = native.search_jobs(jobs, solved, variant=self.variant)
-            hit = nonces >= 0
-            hits.append((jobs["header"][hit], jobs["roll"][hit], nonces[hit].astype(np.uint32)))
-            wanted &= solved == 0
-        header, roll, nonce = (np.concatenate(column) for column in zip(*hits, strict=True))
-        return solutions(header, roll, nonce, work.rolls)
+        found = np.full(len(work.headers), -1, np.int64)
+        for jobs in expand(work, wanted, hashes=CHUNK, versions=versions):
+            native.search_jobs(jobs, found, rolled=versions > 1, variant=self.variant)
+            np.less(found, 0, out=wanted)
+        index = np.flatnonzero(found >= 0)
+        return Solutions(index.astype(np.uint32), found[index].astype(np.uint64))
 
 
 class CpuBackend:

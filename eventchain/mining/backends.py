@@ -17,7 +17,7 @@ from eventchain.contracts.backend import Backend, Device, Work
 from eventchain.errors import BackendError, ConfigError
 from eventchain.formats.header import HEADER, VERSION, bits_for_difficulty, work_of
 from eventchain.mining.check import Checked, check
-from eventchain.mining.schedule import MAX_HEADERS, PATIENCE
+from eventchain.mining.schedule import MAX_HEADERS, PATIENCE, rolls_of
 
 GROUP = "eventchain.backends"
 AUTO = "auto"
@@ -286,4 +286,4 @@ def _load(budget: float, difficulty: float | None) -> Work:
     headers = np.zeros(min(int(budget / min(expected, budget)), MAX_HEADERS), HEADER)
     headers["version"], headers["bits"] = VERSION, bits
     headers["merkle_root"][:, :8] = np.arange(len(headers), dtype=np.uint64).view(np.uint8).reshape(-1, 8)
-    return Work(headers, np.zeros(len(headers), np.uint64), count)
+    return Work(headers, np.zeros(len(headers), np.uint64), count, rolls_of(expected))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from eventchain.contracts.backend import Device, Work
 from eventchain.errors import BackendError
 from eventchain.mining.check import check
-from eventchain.mining.schedule import Mined, Schedule, Slice
+from eventchain.mining.schedule import ROLLS, Mined, Schedule, Slice
 
 __all__ = ["Engine", "Mined"]
 
@@ -33,7 +33,7 @@ class Engine:
 
     clock: unix seconds, for the headers' time
     slice_seconds: how long a device works between two looks at what there is to do
-    rolls: how many of the header's version values are tried with each nonce (see ``Work``)
+    rolls: how many of a header's version values are tried with each nonce (see ``Work``), unless it is easy
     on_benched: called with a device's name and the reason, by the thread that calls ``collect``
     space: counters of a header after which its extranonce is rolled, ``rolls * 2**32`` unless a test
         wants less
@@ -45,7 +45,7 @@ class Engine:
         *,
         clock: Callable[[], float] = time.time,
         slice_seconds: float = 0.25,
-        rolls: int = 1,
+        rolls: int = ROLLS,
         on_benched: Callable[[str, str], None] = _ignore,
         space: int | None = None,
     ) -> None:

@@ -27,8 +27,18 @@ FIRST_BUDGET = 2**16
 """Hashes in a device's first slice, before anything is known of its speed."""
 GROWTH = 8
 """A slice is at most this much larger than the one before."""
+ROLLS = 16
+"""Versions of a header that are tried with each nonce: kernels share a message schedule among them."""
+ROLLED_FROM = 2**10
+"""Expected hashes from which a header's version is rolled: easier ones are solved within a few nonces."""
 MAX_HEADERS = 2**17
 """In one slice; bounds the memory of a fast device with very easy headers."""
+
+
+def rolls_of(expected: float, rolls: int = ROLLS) -> int:
+    """How many versions of a header are tried with each nonce, by its expected hashes."""
+    return rolls if expected >= ROLLED_FROM else 1
+
 
 _ROW = np.dtype(
     [
@@ -98,14 +108,15 @@ class Pace:
 
 
 class Schedule:
-    """``space``: counters of a header after which its extranonce is rolled; all that there are by default.
+    """``rolls``: versions tried with each nonce, where a header is hard enough (:data:`ROLLED_FROM`).
+    ``space``: counters of a header after which its extranonce is rolled; all that there are by default.
     A slice may go past a smaller one."""
 
     def __init__(
-        self, devices: int, *, slice_seconds: float = 0.25, rolls: int = 1, space: int | None = None
+        self, devices: int, *, slice_seconds: float = 0.25, rolls: int = ROLLS, space: int | None = None
     ) -> None:
-        self.rolls = rolls
-        self.space = rolls * NONCES if space is None else space
+        self._rolls = rolls
+        self._space = space
         self.paces: dict[int, Pace] = {device: Pace(slice_seconds) for device in range(devices)}
         self._table = np.zeros(0, _ROW)
         self._used = 0  # rows of the table that hold a header
@@ -179,19 +190,19 @@ class Schedule:
         the time of headers whose search begins."""
         if not self.outstanding:
             return None
-        ids, count = self._pick(self.paces[device])
+        ids, count, rolls = self._pick(self.paces[device])
         rows = ids - self._base
-        self._refresh(rows, now)
+        self._refresh(rows, now, self._space_of(rolls))
         self._table["holders"][rows] += 1
         start = self._table["next"][rows]
         self._table["next"][rows] = start + np.uint64(count)
-        work = Work(self._table["header"][rows], start, count, self.rolls)
+        work = Work(self._table["header"][rows], start, count, rolls)
         piece = Slice(device, ids, self._table["extranonce"][rows], work)
         self._open.add(piece)
         return piece
 
-    def _pick(self, pace: Pace) -> tuple[NDArray[np.int64], int]:
-        """Ids of headers of equal bits, and how many counters to try for each."""
+    def _pick(self, pace: Pace) -> tuple[NDArray[np.int64], int, int]:
+        """Ids of headers of equal bits, how many counters to try for each, how many of them a nonce has."""
         pool, share = self._ready, self._share(pace)
         if shared := not len(pool):  # then help with what the others hold, first in order first
             held = np.unique(np.concatenate([piece.ids for piece in self._open]))
@@ -203,17 +214,22 @@ class Schedule:
         same = self._table["header"]["bits"][window - self._base] == first["header"]["bits"]
         if not shared:
             self._ready = rest if same.all() else np.concatenate([window[~same], rest])
-        return window[same], min(math.ceil(min(PATIENCE * expected, pace.budget)), self.space)
+        rolls = rolls_of(expected, self._rolls)
+        nonces = math.ceil(min(PATIENCE * expected, pace.budget) / rolls)
+        return window[same], min(nonces * rolls, self._space_of(rolls)), rolls
+
+    def _space_of(self, rolls: int) -> int:
+        return rolls * NONCES if self._space is None else self._space
 
     def _share(self, pace: Pace) -> float:
         """The device's part of all speed, so that no device takes what the others could do meanwhile."""
         rates = [other.rate for other in self.paces.values()]
         return pace.rate / sum(rates) if all(rates) else 1 / len(rates)
 
-    def _refresh(self, rows: NDArray[np.int64], now: int) -> None:
-        """Give headers that begin a time, and those whose counters are used up another extranonce."""
+    def _refresh(self, rows: NDArray[np.int64], now: int, space: int) -> None:
+        """Give headers that begin a time, and those whose ``space`` counters are used up a new extranonce."""
         header = self._table["header"]
-        spent = rows[self._table["next"][rows] >= self.space]
+        spent = rows[self._table["next"][rows] >= space]
         for row in spent.tolist():  # once in 2**32 hashes
             # Past the largest extranonce it starts again at 0: the time is another by then.
             extranonce = int(self._table["extranonce"][row]) + 1 & MAX_EXTRANONCE

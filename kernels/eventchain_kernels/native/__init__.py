@@ -25,7 +25,7 @@ ROW, INTEGER, VALUE_32, VALUE_64, END = range(5)  # kinds of parts, as in hash_b
 MIN_SHARE, MIN_PAIRS = 2**11, 2**13
 """Messages, and pairs of Merkle nodes, that are worth handing to another thread."""
 MIN_PART, MAX_PART = 2**12, 2**18
-"""Nonces that one thread takes at a time: under a millisecond to some ten milliseconds."""
+"""Hashes that one thread takes at a time: under a millisecond to some ten milliseconds."""
 FASTEST_HASHING = ("avx512", "sha", "avx2", "generic")
 FASTEST_SEARCH = ("avx512", "sha", "avx2", "generic")
 FASTEST_CHAIN = ("sha", "avx512", "avx2", "generic")
@@ -178,33 +178,36 @@ def chain_seals(
     return out
 
 
-def search_jobs(jobs: NDArray[Any], solved: NDArray[np.uint8], *, variant: str = "") -> NDArray[np.int64]:
-    """Search the nonces of jobs (m,) of ``eventchain.mining.jobs.JOB``: (m,) int64, each job's hit or −1.
+def search_jobs(
+    jobs: NDArray[Any], found: NDArray[np.int64], *, rolled: bool = False, variant: str = ""
+) -> None:
+    """Search jobs (m,) of ``eventchain.mining.jobs.JOB``.
 
-    solved: (n,) uint8 for the headers that the jobs name: jobs of a header that is not 0 are passed over,
-        and a hit sets it to 1.
+    found: (n,) int64 for the headers that the jobs name: −1, or the counter of a hit, set where one is found.
+        Jobs of a header that has one are passed over.
+    rolled: each job has :func:`versions_at_a_time` of its header's versions; otherwise one
     variant: one of :func:`search_variants`, the fastest by default.
     """
-    run = jit.function("search_jobs", variant or search_variants()[0])
-    found = np.full(len(jobs), -1, np.int64)
     if not len(jobs):
-        return found
-    # Threads share the work in parts, and look at ``solved`` between them.
-    total = int(jobs["count"].sum())
-    part = min(max(total // (16 * cores()), MIN_PART), MAX_PART)
-    parts = -(-int(jobs["count"].max()) // part)
-    stop = parts * len(jobs)
+        return
+    run = jit.function("search_rolled" if rolled else "search_jobs", variant or search_variants()[0])
+    # Threads share the work in parts, and look at ``found`` between them.
+    versions = versions_at_a_time(rolled=rolled)
+    total = int(jobs["count"].sum()) * versions
+    part = max(min(max(total // (16 * cores()), MIN_PART), MAX_PART) // versions, 1)
+    stop = -(-int(jobs["count"].max()) // part) * len(jobs)
     following = np.zeros(1, np.int64)
 
     def work() -> None:
-        run(
-            jobs.ctypes.data, len(jobs), stop, part,
-            following.ctypes.data, solved.ctypes.data, found.ctypes.data,
-        )  # fmt: skip
+        run(_address(jobs), len(jobs), stop, part, _address(following), _address(found))
 
     threads = min(cores(), stop) if total > MIN_PART else 1
     _in_threads([work] * threads)
-    return found
+
+
+def versions_at_a_time(*, rolled: bool = True) -> int:
+    """Versions of a header in each job of :func:`search_jobs`."""
+    return jit.VERSIONS["search_rolled" if rolled else "search_jobs"]
 
 
 def search_variants() -> list[str]:

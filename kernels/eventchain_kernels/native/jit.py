@@ -25,10 +25,13 @@ FUNCTIONS = {
     "hash_joined": "hash_batch",
     "hash_levels": "merkle",
     "search_jobs": "nonce_search",
+    "search_rolled": "nonce_search",
     "fetch_rows": "fetch_rows",
     "chain_seals": "seal_chain",
 }
 """Function to the module that builds it."""
+VERSIONS = {"search_jobs": 1, "search_rolled": 16}
+"""Versions of a header that each search takes at a time."""
 
 
 class Variant(NamedTuple):
@@ -36,10 +39,16 @@ class Variant(NamedTuple):
     cpu: str  # LLVM's name of the level to compile for; "": the host itself
     features: str
     lanes: dict[str, int]  # messages side by side in each function that has them
+    ternary: bool = False  # AVX-512's logic of three operands is there
 
 
 def _lanes(hashing: int, search: int) -> dict[str, int]:
-    return {"hash_joined": hashing, "hash_levels": hashing, "search_jobs": search}
+    return {
+        "hash_joined": hashing,
+        "hash_levels": hashing,
+        "search_jobs": search,
+        "search_rolled": search,
+    }
 
 
 VARIANTS = {
@@ -47,9 +56,10 @@ VARIANTS = {
         ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx2", "bmi2"),
         "x86-64-v4",
         "-prefer-256-bit",  # else LLVM splits the vectors of 512 bits in two
-        _lanes(hashing=32, search=16),
+        _lanes(hashing=32, search=32),
+        ternary=True,
     ),
-    "sha": Variant(("sha", "avx2", "bmi2"), "x86-64-v3", "+sha", _lanes(hashing=4, search=2)),
+    "sha": Variant(("sha", "avx2", "bmi2"), "x86-64-v3", "+sha", _lanes(hashing=4, search=4)),
     "avx2": Variant(("avx2", "bmi2"), "x86-64-v3", "", _lanes(hashing=8, search=8)),
     "generic": Variant((), "", "", _lanes(hashing=4, search=4)),
 }
@@ -113,12 +123,14 @@ def optimised(name: str, variant: str, target: Any) -> Any:
     from llvmlite import binding, ir
 
     module = ir.Module(name)
-    _builder(name).build(module, VARIANTS[variant].lanes.get(name, 1), variant == "sha")
+    it = VARIANTS[variant]
+    options = {"versions": VERSIONS[name], "ternary": it.ternary} if name in VERSIONS else {}
+    _builder(name).build(module, it.lanes.get(name, 1), variant == "sha", **options)
     parsed = binding.parse_assembly(str(module))
     parsed.triple, parsed.data_layout = target.triple, str(target.target_data)
-    options = binding.create_pipeline_tuning_options(speed_level=3)
-    options.loop_unrolling = False
-    builder = binding.create_pass_builder(target, options)
+    tuning = binding.create_pipeline_tuning_options(speed_level=3)
+    tuning.loop_unrolling = False
+    builder = binding.create_pass_builder(target, tuning)
     builder.getModulePassManager().run(parsed, builder)
     return parsed
 
