@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from eventchain_gpu_common import READY_BYTES, SLOTS, KernelDevice, Session
-from eventchain_kernels import CUDA_GROUP, CUDA_GROUPS_AN_SM, CUDA_OPTIONS, source
+from eventchain_gpu_common import SLOTS, KernelDevice, Session, ready_bytes
+from eventchain_kernels import CUDA_GROUP, CUDA_GROUPS_AN_SM, CUDA_VERSIONS, cuda_options, source
 from numpy.typing import NDArray
 
 from eventchain.contracts.backend import Device
@@ -52,8 +52,8 @@ class _Slot:
 class CudaSession:
     """One search on the current device; only this thread uses it."""
 
-    def __init__(self, module: Any, blocks: int, headers: int) -> None:
-        self._blocks = blocks
+    def __init__(self, module: Any, blocks: int, headers: int, versions: int) -> None:
+        self._blocks, self._versions = blocks, versions
         self._prepare, self._search = module.get_function("prepare_jobs"), module.get_function("search")
         self._slots = [_Slot() for _ in range(SLOTS)]
         with self._slots[0].stream:
@@ -67,10 +67,11 @@ class CudaSession:
         use.winner = _pinned(self._winner.nbytes)
         with use.stream as stream:
             sent = cupy.empty(jobs.nbytes, np.uint8)
-            ready = cupy.empty(READY_BYTES * len(jobs), np.uint8)
+            ready = cupy.empty(ready_bytes(self._versions) * len(jobs), np.uint8)
             counter = cupy.zeros(1, np.uint32)
             sent.set(staged, stream=stream)
-            self._prepare((-(-len(jobs) // CUDA_GROUP),), (CUDA_GROUP,), (sent, ready, count))
+            items = len(jobs) * self._versions
+            self._prepare((-(-items // CUDA_GROUP),), (CUDA_GROUP,), (sent, ready, count))
             self._search(
                 (min(self._blocks, units),),
                 (CUDA_GROUP,),
@@ -103,20 +104,20 @@ class CudaSession:
 
 
 class CudaDevice(KernelDevice):
-    lanes = CUDA_GROUP
+    lanes, versions = CUDA_GROUP, CUDA_VERSIONS
 
-    def __init__(self, number: int, module: Any) -> None:
+    def __init__(self, number: int, modules: Mapping[int, Any]) -> None:
         super().__init__()
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         self.name = f"{properties['name'].decode()} #{number}"
         self._blocks = properties["multiProcessorCount"] * CUDA_GROUPS_AN_SM
-        self._number, self._module = number, module
+        self._number, self._modules = number, modules
 
     @contextmanager
-    def session(self, headers: int) -> Iterator[Session]:
+    def session(self, headers: int, versions: int) -> Iterator[Session]:
         try:
             with cupy.cuda.Device(self._number):
-                session = CudaSession(self._module, self._blocks, headers)
+                session = CudaSession(self._modules[versions], self._blocks, headers, versions)
                 try:
                     yield session
                 finally:
@@ -141,7 +142,12 @@ def open_backend() -> CudaBackend:
         if not count:
             raise BackendError("no CUDA device", hint=hint)
         # CuPy compiles at the first launch, for each device's own architecture.
-        module = cupy.RawModule(code=source("search.cu"), options=CUDA_OPTIONS, backend="nvrtc")
-        return CudaBackend([CudaDevice(number, module) for number in range(count)])
+        modules = {
+            versions: cupy.RawModule(
+                code=source("search.cu"), options=cuda_options(versions), backend="nvrtc"
+            )
+            for versions in (1, CUDA_VERSIONS)
+        }
+        return CudaBackend([CudaDevice(number, modules) for number in range(count)])
     except CUDA_ERRORS as error:
         raise BackendError(f"no usable CUDA driver or device: {error}", hint=hint) from error

@@ -25,7 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from eventchain_kernels import CUDA_OPTIONS, source
+from eventchain_kernels import cuda_options, source
 
 ARCHITECTURE = "sm_90"
 H200_SMS, H200_GHZ = 132, 1.98
@@ -63,7 +63,7 @@ def _installed(package: str, pattern: str) -> Path:
     raise FileNotFoundError(f"{pattern} not found: pip install {package}")
 
 
-def compile_cubin(text: str, options: tuple[str, ...] = CUDA_OPTIONS) -> tuple[bytes, str]:
+def compile_cubin(text: str, options: tuple[str, ...] = cuda_options(1)) -> tuple[bytes, str]:
     """Compile with NVRTC, no GPU and no driver. Returns the cubin and the compiler's log with what ptxas says
     of registers and spills. Raises FileNotFoundError when NVRTC is missing, ValueError with the log."""
     nvrtc = ctypes.CDLL(str(_installed("nvidia-cuda-nvrtc-cu12", r"libnvrtc\.so\.12$")))

@@ -13,10 +13,15 @@ CUDA_GROUP = 128
 """Threads in a block of the CUDA search kernel."""
 CUDA_GROUPS_AN_SM = 7
 """Blocks of it that an SM holds: 65,536 registers, at most 72 a thread, and no spills."""
-CUDA_OPTIONS = (f"-DGROUP={CUDA_GROUP}", f"-DGROUPS_AN_SM={CUDA_GROUPS_AN_SM}")
-"""With what NVRTC compiles ``search.cu``, besides the architecture."""
+CUDA_VERSIONS = 4
+"""Rolled versions that share a message schedule."""
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
+
+
+def cuda_options(versions: int) -> tuple[str, ...]:
+    """With what NVRTC compiles ``search.cu``, besides the architecture."""
+    return f"-DGROUP={CUDA_GROUP}", f"-DGROUPS_AN_SM={CUDA_GROUPS_AN_SM}", f"-DVERSIONS={versions}"
 
 
 def source(name: str) -> str:

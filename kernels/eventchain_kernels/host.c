@@ -1,4 +1,5 @@
-/* Host shell, for tests: the CUDA shell's own text as C, one group of one thread at a time. */
+/* Host shell, for tests: the CUDA shell's own text as C, one group of one thread at a time. Compile with
+   -DVERSIONS=<rolled versions of a job>. */
 
 #define GROUP 1
 #define KERNEL
@@ -31,23 +32,27 @@ static unsigned atomicCAS(unsigned *p, unsigned expected, unsigned x)
 
 #include "search.cu"
 
-/* Word 7 of the double hash of the job's header with this nonce. */
-U32 word7(const Job *job, U32 nonce)
+/* Word 7 of the double hash of the job's header with this nonce and version `v`. */
+U32 word7(const Job *job, U32 nonce, U32 v)
 {
     Ready ready;
-    prepare(job, &ready);
+    KEYED_SPACE;
+    for (U32 k = 0; k < VERSIONS; k++)
+        prepare(job, &ready, k);
     ready.mask = 0xffffffffu;
-    return lane(&ready, nonce, 1);
+    U32 one = 1;
+    SHARE_SCHEDULE(&ready, nonce)
+    return lane(&ready, v, nonce, one KEYED_ARGUMENT);
 }
 
-int meets_target(const Job *job, U32 nonce)
+int meets_target(const Job *job, U32 nonce, U32 v)
 {
-    return wins(job, nonce);
+    return wins(job, nonce, v);
 }
 
-/* `prepare_jobs` for every job: a grid of `count` threads. */
+/* `prepare_jobs` for every job: a grid of a thread for each version of each. */
 void prepare_all(const Job *jobs, Ready *ready, U32 count)
 {
-    for (blockIdx.x = 0; blockIdx.x < count; blockIdx.x++)
+    for (blockIdx.x = 0; blockIdx.x < count * VERSIONS; blockIdx.x++)
         prepare_jobs(jobs, ready, count);
 }

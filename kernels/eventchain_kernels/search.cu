@@ -1,4 +1,5 @@
-/* CUDA shell. Compile with -DGROUP=<threads in a block> and -DGROUPS_AN_SM=<blocks that an SM shall hold>. */
+/* CUDA shell. Compile with -DGROUP=<threads in a block>, -DGROUPS_AN_SM=<blocks that an SM shall hold> and
+   -DVERSIONS=<rolled versions of a job>. */
 
 #define U32 unsigned int
 #define U64 unsigned long long
@@ -24,6 +25,21 @@
 #define LANE_NUMBERS 0u
 #define ANY_ZERO(x) ((x) == 0)
 #define LANE(x, k) (x)
+
+#define READY_SPACE
+
+#if VERSIONS == 1
+#define READY_OF(p, from) const Ready constants_copied = *(from); const Ready *p = &constants_copied
+#define KEYED_SPACE
+#define KEYED_PARAMETER
+#define KEYED_ARGUMENT
+#else
+#define READY_OF(p, from) const Ready *p = from
+#define KEYED_SPACE __shared__ U32 keyed[KEYED_WORDS * GROUP]
+#define KEYED_PARAMETER , U32 *keyed
+#define KEYED_ARGUMENT , keyed
+#define KEYED(i) keyed[(i) * GROUP + LOCAL_ID]
+#endif
 
 #ifndef ADD
 /* Rotates and logic keep the ALU busy while the multipliers idle, so additions go there: x * one + y, with a

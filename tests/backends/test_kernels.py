@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyopencl
 import pytest
-from eventchain_gpu_common import READY_BYTES, SLOTS, KernelDevice
+from eventchain_gpu_common import SLOTS, KernelDevice, ready_bytes
 from eventchain_kernels import source
 from eventchain_opencl import OpenCLDevice, Shape
 from eventchain_opencl import open_backend as open_opencl
@@ -41,13 +41,15 @@ def random_headers(seed: int, n: int, bits: int) -> np.ndarray:
     return headers
 
 
-def job_of(header: np.ndarray) -> np.ndarray:
-    """One job for the header as it stands, its version included."""
+def job_of(header: np.ndarray, versions: int) -> tuple[np.ndarray, int]:
+    """One job for the header as it stands, and which of its versions is the header's own."""
     rolls = 2**16
     roll = int(header["version"]) >> 13 & 0xFFFF
-    work = Work(header.reshape(1), np.array([roll], np.uint64), 1, rolls)
-    (job,) = expand(work, np.ones(1, np.bool_), hashes=1)
-    return job
+    counter = int(header["nonce"]) * rolls + roll
+    work = Work(header.reshape(1), np.array([counter], np.uint64), 1, rolls)
+    (job,) = expand(work, np.ones(1, np.bool_), hashes=1, versions=versions)
+    assert len(job) == 1
+    return job, roll - int(job["roll"][0])
 
 
 def digest_of(header: np.ndarray) -> bytes:
@@ -67,38 +69,48 @@ def test_source_is_one_text_without_includes(name):
 # -- the core, built as C -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory) -> ctypes.CDLL:
+@pytest.fixture(scope="module", params=[1, 4])
+def host(request, tmp_path_factory) -> ctypes.CDLL:
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler here; the same text runs in the OpenCL tests")
     folder = tmp_path_factory.mktemp("host")
     (folder / "host.c").write_text(source("host.c"))
-    flags = ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
+    flags = [
+        "-std=gnu11",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-fPIC",
+        "-shared",
+        f"-DVERSIONS={request.param}",
+    ]
     subprocess.run([compiler, *flags, "host.c", "-o", "host.so"], cwd=folder, check=True)
     library = ctypes.CDLL(str(folder / "host.so"))
     library.word7.restype = ctypes.c_uint32
+    library.versions = request.param
     return library
 
 
 def test_core_on_bitcoin_blocks(host):
     for header in HEADERS:
-        job = job_of(header)
+        job, version = job_of(header, host.versions)
         nonce = ctypes.c_uint32(int(header["nonce"]))
-        assert host.word7(job.ctypes.data_as(ctypes.c_void_p), nonce) == 0
-        assert host.meets_target(job.ctypes.data_as(ctypes.c_void_p), nonce) == 1
+        assert host.word7(job.ctypes.data_as(ctypes.c_void_p), nonce, version) == 0
+        assert host.meets_target(job.ctypes.data_as(ctypes.c_void_p), nonce, version) == 1
         nonce.value += 1
-        assert host.word7(job.ctypes.data_as(ctypes.c_void_p), nonce) != 0
-        assert host.meets_target(job.ctypes.data_as(ctypes.c_void_p), nonce) == 0
+        assert host.word7(job.ctypes.data_as(ctypes.c_void_p), nonce, version) != 0
+        assert host.meets_target(job.ctypes.data_as(ctypes.c_void_p), nonce, version) == 0
 
 
 @given(raw=st.binary(min_size=76, max_size=76), nonce=st.integers(0, NONCES - 1))
 def test_core_is_sha256d(host, raw, nonce):
     header = np.frombuffer(raw + nonce.to_bytes(4, "little"), HEADER)[0].copy()
     header["bits"] = 0x1D00FFFF
-    job = job_of(header)
+    job, version = job_of(header, host.versions)
     digest = digest_of(header)
-    word7 = host.word7(job.ctypes.data_as(ctypes.c_void_p), ctypes.c_uint32(nonce))
+    word7 = host.word7(job.ctypes.data_as(ctypes.c_void_p), ctypes.c_uint32(nonce), version)
     assert word7 == int.from_bytes(digest[28:], "big")
 
 
@@ -107,19 +119,20 @@ def test_full_check_is_exact(host, raw, word):
     """At most the target: equal wins, one less in any word loses, one more wins."""
     header = np.frombuffer(raw, HEADER)[0].copy()
     header["bits"] = 0x1D00FFFF
-    job = job_of(header)
+    job, version = job_of(header, host.versions)
     number = int.from_bytes(digest_of(header), "little")
     for target, answer in ((number, 1), (number - 2 ** (32 * word), 0), (number + 2 ** (32 * word), 1)):
         if 0 <= target < 2**256:
             job["target"] = np.frombuffer(target.to_bytes(32, "little"), "<u4")
             nonce = ctypes.c_uint32(int(header["nonce"]))
-            assert host.meets_target(job.ctypes.data_as(ctypes.c_void_p), nonce) == answer
+            assert host.meets_target(job.ctypes.data_as(ctypes.c_void_p), nonce, version) == answer
 
 
 class HostSession:
     """The CUDA shell's kernels, called where CudaSession launches them."""
 
-    def __init__(self, library: ctypes.CDLL, headers: int) -> None:
+    def __init__(self, library: ctypes.CDLL, headers: int, versions: int) -> None:
+        assert versions == library.versions
         self.library = library
         self.winner, self.nonce = np.zeros(headers, np.uint32), np.zeros(headers, np.uint32)
         self.flying: set[int] = set()
@@ -129,7 +142,10 @@ class HostSession:
         assert slot not in self.flying
         self.flying.add(slot)
         self.units.append(units)
-        ready, counter = np.zeros(READY_BYTES * len(jobs), np.uint8), np.zeros(1, np.uint32)
+        ready, counter = (
+            np.zeros(ready_bytes(self.library.versions) * len(jobs), np.uint8),
+            np.zeros(1, np.uint32),
+        )
         data = [array.ctypes.data_as(ctypes.c_void_p) for array in (jobs, ready)]
         out = [array.ctypes.data_as(ctypes.c_void_p) for array in (counter, self.winner, self.nonce)]
         self.library.prepare_all(*data, len(jobs))
@@ -151,12 +167,12 @@ class HostDevice(KernelDevice):
 
     def __init__(self, library: ctypes.CDLL, rate: float) -> None:
         super().__init__()
-        self.library, self._rate = library, rate
+        self.library, self.versions, self._rate = library, library.versions, rate
         self.sessions: list[HostSession] = []
 
     @contextmanager
-    def session(self, headers: int) -> Iterator[HostSession]:
-        self.sessions.append(HostSession(self.library, headers))
+    def session(self, headers: int, versions: int) -> Iterator[HostSession]:
+        self.sessions.append(HostSession(self.library, headers, versions))
         yield self.sessions[-1]
 
 
@@ -182,7 +198,7 @@ def assert_same(work: Work, device: Any) -> None:
 )
 def test_cuda_shell_as_c(host, seed, n, difficulty, count, log_rolls, before_end, rate):
     """All of a search but the GPU itself: jobs, launches of any size, units, claims, results."""
-    rolls = 2**log_rolls
+    rolls = max(2**log_rolls, host.versions)
     start = np.random.default_rng(seed).integers(0, rolls * NONCES, n, np.uint64)
     if before_end is not None:
         start[:] = rolls * NONCES - before_end
@@ -248,7 +264,7 @@ def pocl() -> Any:
 
 @pytest.mark.parametrize(
     "shape",
-    [Shape(4, 1, 3), Shape(16, 1, 2), Shape(1, 64, 4)],
+    [Shape(4, 1, 3, 4), Shape(16, 1, 2, 2), Shape(1, 64, 4, 4), Shape(8, 1, 2, 8)],
     ids=str,
 )
 def test_opencl_shapes(shape):
@@ -284,8 +300,7 @@ def test_a_missing_library_is_a_reason(backend, library, package):
 
 
 def test_job_is_as_the_kernels_read_it():
-    """The C struct Job: u32[22], u64."""
-    assert JOB.itemsize == 96
-    assert [JOB.fields[name][1] for name in ("midstate", "tail", "target", "first", "header", "roll")] == [
-        0, 32, 44, 76, 80, 84,
-    ]  # fmt: skip
+    """The C struct Job: u32[32], u64[3]."""
+    assert JOB.itemsize == 152
+    names = ("header", "target", "first", "index", "roll", "rolls", "count", "begin", "end")
+    assert [JOB.fields[name][1] for name in names] == [0, 80, 112, 116, 120, 124, 128, 136, 144]
