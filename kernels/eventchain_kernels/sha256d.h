@@ -21,6 +21,8 @@
      VERSIONS          rolled versions of a job
      KEYED(i)          with more than one version: word i of a work-item's own KEYED_WORDS words of type WORD
      KEYED_PARAMETER   declares, with a comma before it, the parameter that KEYED reads and writes; or nothing
+     WORD_s0, WORD_s1  on WORD what SHA_s0 and SHA_s1 are; where it leaves them out they are these
+     UNROLL_16         unrolls the loop behind it 16 times, where arrays with a variable index are dear; or nothing
      READY_SPACE       the address space from which a lane reads a job's constants
 */
 
@@ -135,6 +137,14 @@ typedef struct {
 #define SHA_s0(x) (ROTR(x, 7) ^ ROTR(x, 18) ^ ((x) >> 3))
 #define SHA_s1(x) (ROTR(x, 17) ^ ROTR(x, 19) ^ ((x) >> 10))
 
+#ifndef WORD_s0
+#define WORD_s0(x) SHA_s0(x)
+#define WORD_s1(x) SHA_s1(x)
+#endif
+#ifndef UNROLL_16
+#define UNROLL_16
+#endif
+
 /* -- once a job, and for candidates: rolled, scalar, small ------------------------------------------------ */
 
 FUNCTION U32 byte_swapped(U32 x)
@@ -145,6 +155,7 @@ FUNCTION U32 byte_swapped(U32 x)
 /* Rounds `begin` to `end` of the compression function; `w` is overwritten with the next 16 schedule words. */
 FUNCTION void sha256_rounds(U32 *s, U32 *w, int begin, int end)
 {
+    UNROLL_16
     for (int i = begin; i < end; i++) {
         U32 *x = &w[i & 15];
         if (i >= 16)
@@ -254,27 +265,27 @@ FUNCTION int wins(const GLOBAL Job *job, U32 nonce, U32 v)
 /* Round i with a schedule word that is a constant, and with one that is in w. */
 #define ROUND_K(i, c) STEP(i, ADD(S(i, 7), K##i + (c)))
 #define ROUND(i) STEP(i, ADD(S(i, 7), ADD(W(i), K##i)))
-#define EXPAND(i) W(i) = ADD(ADD(W(i), SHA_s0(W(i + 1))), ADD(W(i + 9), SHA_s1(W(i + 14))));
+#define EXPAND(i) W(i) = ADD(ADD(W(i), WORD_s0(W(i + 1))), ADD(W(i + 9), WORD_s1(W(i + 14))));
 #define NEXT(i) EXPAND(i) ROUND(i)
 
 /* The first hash's schedule from W18 on, USE(i) after each word. */
 #define FIRST_SCHEDULE(USE) \
     W(16) = p->w16; W(17) = p->w17; \
-    W(18) = ADD(SHA_s0(nonce), p->w18); USE(18) \
+    W(18) = ADD(WORD_s0(nonce), p->w18); USE(18) \
     W(19) = ADD(nonce, p->w19); USE(19) \
-    W(20) = ADD(SHA_s1(W(18)), 0x80000000u); USE(20) \
-    W(21) = SHA_s1(W(19)); USE(21) \
-    W(22) = ADD(SHA_s1(W(20)), 640u); USE(22) \
-    W(23) = ADD(SHA_s1(W(21)), W(16)); USE(23) \
-    W(24) = ADD(SHA_s1(W(22)), W(17)); USE(24) \
-    W(25) = ADD(SHA_s1(W(23)), W(18)); USE(25) \
-    W(26) = ADD(SHA_s1(W(24)), W(19)); USE(26) \
-    W(27) = ADD(SHA_s1(W(25)), W(20)); USE(27) \
-    W(28) = ADD(SHA_s1(W(26)), W(21)); USE(28) \
-    W(29) = ADD(SHA_s1(W(27)), W(22)); USE(29) \
-    W(30) = ADD(ADD(SHA_s1(W(28)), 0x00a00055u), W(23)); USE(30) /* s0(W15) */ \
-    W(31) = ADD(ADD(SHA_s1(W(29)), W(24)), p->w31); USE(31) \
-    W(32) = ADD(ADD(SHA_s1(W(30)), W(25)), p->w32); USE(32) \
+    W(20) = ADD(WORD_s1(W(18)), 0x80000000u); USE(20) \
+    W(21) = WORD_s1(W(19)); USE(21) \
+    W(22) = ADD(WORD_s1(W(20)), 640u); USE(22) \
+    W(23) = ADD(WORD_s1(W(21)), W(16)); USE(23) \
+    W(24) = ADD(WORD_s1(W(22)), W(17)); USE(24) \
+    W(25) = ADD(WORD_s1(W(23)), W(18)); USE(25) \
+    W(26) = ADD(WORD_s1(W(24)), W(19)); USE(26) \
+    W(27) = ADD(WORD_s1(W(25)), W(20)); USE(27) \
+    W(28) = ADD(WORD_s1(W(26)), W(21)); USE(28) \
+    W(29) = ADD(WORD_s1(W(27)), W(22)); USE(29) \
+    W(30) = ADD(ADD(WORD_s1(W(28)), 0x00a00055u), W(23)); USE(30) /* s0(W15) */ \
+    W(31) = ADD(ADD(WORD_s1(W(29)), W(24)), p->w31); USE(31) \
+    W(32) = ADD(ADD(WORD_s1(W(30)), W(25)), p->w32); USE(32) \
     EXPAND(33) USE(33) EXPAND(34) USE(34) EXPAND(35) USE(35) EXPAND(36) USE(36) EXPAND(37) USE(37) \
     EXPAND(38) USE(38) EXPAND(39) USE(39) EXPAND(40) USE(40) EXPAND(41) USE(41) EXPAND(42) USE(42) \
     EXPAND(43) USE(43) EXPAND(44) USE(44) EXPAND(45) USE(45) EXPAND(46) USE(46) EXPAND(47) USE(47) \
@@ -343,22 +354,22 @@ FUNCTION WORD lane(const READY_SPACE Ready *p, U32 v, WORD number, U32 one KEYED
     ROUND(4) ROUND(5) ROUND(6) ROUND(7)
     ROUND_K(8, 0x80000000u) ROUND_K(9, 0) ROUND_K(10, 0) ROUND_K(11, 0)
     ROUND_K(12, 0) ROUND_K(13, 0) ROUND_K(14, 0) ROUND_K(15, 256u)
-    W(16) = ADD(W(0), SHA_s0(W(1))); ROUND(16)
-    W(17) = ADD(ADD(W(1), 0x00a00000u), SHA_s0(W(2))); ROUND(17) /* s1(W15) */
-    W(18) = ADD(ADD(W(2), SHA_s0(W(3))), SHA_s1(W(16))); ROUND(18)
-    W(19) = ADD(ADD(W(3), SHA_s0(W(4))), SHA_s1(W(17))); ROUND(19)
-    W(20) = ADD(ADD(W(4), SHA_s0(W(5))), SHA_s1(W(18))); ROUND(20)
-    W(21) = ADD(ADD(W(5), SHA_s0(W(6))), SHA_s1(W(19))); ROUND(21)
-    W(22) = ADD(ADD(ADD(W(6), 256u), SHA_s0(W(7))), SHA_s1(W(20))); ROUND(22)
-    W(23) = ADD(ADD(ADD(W(7), 0x11002000u), SHA_s1(W(21))), W(16)); ROUND(23) /* s0(W8) */
-    W(24) = ADD(ADD(SHA_s1(W(22)), 0x80000000u), W(17)); ROUND(24)
-    W(25) = ADD(SHA_s1(W(23)), W(18)); ROUND(25)
-    W(26) = ADD(SHA_s1(W(24)), W(19)); ROUND(26)
-    W(27) = ADD(SHA_s1(W(25)), W(20)); ROUND(27)
-    W(28) = ADD(SHA_s1(W(26)), W(21)); ROUND(28)
-    W(29) = ADD(SHA_s1(W(27)), W(22)); ROUND(29)
-    W(30) = ADD(ADD(SHA_s1(W(28)), 0x00400022u), W(23)); ROUND(30) /* s0(W15) */
-    W(31) = ADD(ADD(ADD(SHA_s1(W(29)), 256u), W(24)), SHA_s0(W(16))); ROUND(31)
+    W(16) = ADD(W(0), WORD_s0(W(1))); ROUND(16)
+    W(17) = ADD(ADD(W(1), 0x00a00000u), WORD_s0(W(2))); ROUND(17) /* s1(W15) */
+    W(18) = ADD(ADD(W(2), WORD_s0(W(3))), WORD_s1(W(16))); ROUND(18)
+    W(19) = ADD(ADD(W(3), WORD_s0(W(4))), WORD_s1(W(17))); ROUND(19)
+    W(20) = ADD(ADD(W(4), WORD_s0(W(5))), WORD_s1(W(18))); ROUND(20)
+    W(21) = ADD(ADD(W(5), WORD_s0(W(6))), WORD_s1(W(19))); ROUND(21)
+    W(22) = ADD(ADD(ADD(W(6), 256u), WORD_s0(W(7))), WORD_s1(W(20))); ROUND(22)
+    W(23) = ADD(ADD(ADD(W(7), 0x11002000u), WORD_s1(W(21))), W(16)); ROUND(23) /* s0(W8) */
+    W(24) = ADD(ADD(WORD_s1(W(22)), 0x80000000u), W(17)); ROUND(24)
+    W(25) = ADD(WORD_s1(W(23)), W(18)); ROUND(25)
+    W(26) = ADD(WORD_s1(W(24)), W(19)); ROUND(26)
+    W(27) = ADD(WORD_s1(W(25)), W(20)); ROUND(27)
+    W(28) = ADD(WORD_s1(W(26)), W(21)); ROUND(28)
+    W(29) = ADD(WORD_s1(W(27)), W(22)); ROUND(29)
+    W(30) = ADD(ADD(WORD_s1(W(28)), 0x00400022u), W(23)); ROUND(30) /* s0(W15) */
+    W(31) = ADD(ADD(ADD(WORD_s1(W(29)), 256u), W(24)), WORD_s0(W(16))); ROUND(31)
     NEXT(32) NEXT(33) NEXT(34) NEXT(35) NEXT(36) NEXT(37) NEXT(38) NEXT(39) NEXT(40) NEXT(41) NEXT(42)
     NEXT(43) NEXT(44) NEXT(45) NEXT(46) NEXT(47) NEXT(48) NEXT(49) NEXT(50) NEXT(51) NEXT(52) NEXT(53)
     NEXT(54) NEXT(55) NEXT(56) NEXT(57) NEXT(58) NEXT(59) NEXT(60)
