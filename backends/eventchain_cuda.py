@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,8 @@ class CudaSession:
     def __init__(self, module: Any, blocks: int, headers: int, versions: int) -> None:
         self._blocks, self._versions = blocks, versions
         self._prepare, self._search = module.get_function("prepare_jobs"), module.get_function("search")
+        # All of an SM's memory as shared memory: so many blocks need most of it, and the cache nothing.
+        self._search.preferred_shared_memory_carveout = 100
         self._slots = [_Slot() for _ in range(SLOTS)]
         with self._slots[0].stream:
             self._winner, self._nonce = cupy.zeros(headers, np.uint32), cupy.zeros(headers, np.uint32)
@@ -103,21 +106,43 @@ class CudaSession:
             slot.sleep()
 
 
-class CudaDevice(KernelDevice):
-    lanes, versions = CUDA_GROUP, CUDA_VERSIONS
+@cache
+def _module(versions: int, pipe: str) -> Any:
+    """CuPy compiles it when a session asks for its kernels, once for each device, and keeps it on disk."""
+    return cupy.RawModule(code=source("search.cu"), options=cuda_options(versions, pipe), backend="nvrtc")
 
-    def __init__(self, number: int, modules: Mapping[int, Any]) -> None:
+
+class CudaDevice(KernelDevice):
+    """Takes the fastest of the kernel's variants: ``pipes`` are those to try, as in ``CUDA_GROUPS_AN_SM``."""
+
+    lanes = CUDA_GROUP
+
+    def __init__(
+        self, number: int, versions: int = CUDA_VERSIONS, pipes: Sequence[str] = tuple(CUDA_GROUPS_AN_SM)
+    ) -> None:
         super().__init__()
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         self.name = f"{properties['name'].decode()} #{number}"
-        self._blocks = properties["multiProcessorCount"] * CUDA_GROUPS_AN_SM
-        self._number, self._modules = number, modules
+        self.versions = versions
+        self._number, self._multiprocessors = number, properties["multiProcessorCount"]
+        self._pipes, self.pipe = pipes, pipes[0]
+
+    def _measure(self) -> float:
+        """Which pipe is the fastest depends on the GPU: some have few 64-bit units."""
+        rates = {}
+        for pipe in self._pipes:
+            self.pipe = pipe
+            rates[pipe] = super()._measure()
+        self.pipe = max(rates, key=rates.__getitem__)
+        return rates[self.pipe]
 
     @contextmanager
     def session(self, headers: int, versions: int) -> Iterator[Session]:
+        module = _module(versions, self.pipe)
+        blocks = self._multiprocessors * CUDA_GROUPS_AN_SM[self.pipe]
         try:
             with cupy.cuda.Device(self._number):
-                session = CudaSession(self._modules[versions], self._blocks, headers, versions)
+                session = CudaSession(module, blocks, headers, versions)
                 try:
                     yield session
                 finally:
@@ -141,13 +166,6 @@ def open_backend() -> CudaBackend:
         count = cupy.cuda.runtime.getDeviceCount()
         if not count:
             raise BackendError("no CUDA device", hint=hint)
-        # CuPy compiles at the first launch, for each device's own architecture.
-        modules = {
-            versions: cupy.RawModule(
-                code=source("search.cu"), options=cuda_options(versions), backend="nvrtc"
-            )
-            for versions in (1, CUDA_VERSIONS)
-        }
-        return CudaBackend([CudaDevice(number, modules) for number in range(count)])
+        return CudaBackend([CudaDevice(number) for number in range(count)])
     except CUDA_ERRORS as error:
         raise BackendError(f"no usable CUDA driver or device: {error}", hint=hint) from error

@@ -11,17 +11,24 @@ from importlib.resources import files
 
 CUDA_GROUP = 128
 """Threads in a block of the CUDA search kernel."""
-CUDA_GROUPS_AN_SM = 7
-"""Blocks of it that an SM holds: 65,536 registers, at most 72 a thread, and no spills."""
-CUDA_VERSIONS = 4
-"""Rolled versions that share a message schedule."""
+CUDA_GROUPS_AN_SM = {"ALU": 7, "FMA": 7, "FP64": 5}
+"""The blocks that an SM shall hold, by the pipe that shifts and rotates schedule words (see ``search.cu``):
+of 65,536 registers a thread gets at most 72, or 96 for doubles, and nothing spills."""
+CUDA_VERSIONS = 8
+"""Rolled versions that share a message schedule. More gain little: its cost is spread over them already."""
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
 
 
-def cuda_options(versions: int) -> tuple[str, ...]:
-    """With what NVRTC compiles ``search.cu``, besides the architecture."""
-    return f"-DGROUP={CUDA_GROUP}", f"-DGROUPS_AN_SM={CUDA_GROUPS_AN_SM}", f"-DVERSIONS={versions}"
+def cuda_options(versions: int, pipe: str) -> tuple[str, ...]:
+    """With what NVRTC compiles ``search.cu``, besides the architecture. ``pipe`` is a key of
+    :data:`CUDA_GROUPS_AN_SM`."""
+    return (
+        f"-DGROUP={CUDA_GROUP}",
+        f"-DGROUPS_AN_SM={CUDA_GROUPS_AN_SM[pipe]}",
+        f"-DVERSIONS={versions}",
+        f"-DSIGMA_PIPE={pipe}",
+    )
 
 
 def source(name: str) -> str:

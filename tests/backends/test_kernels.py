@@ -19,7 +19,7 @@ import numpy as np
 import pyopencl
 import pytest
 from eventchain_gpu_common import SLOTS, KernelDevice, ready_bytes
-from eventchain_kernels import source
+from eventchain_kernels import CUDA_GROUP, CUDA_GROUPS_AN_SM, CUDA_VERSIONS, cuda_options, source
 from eventchain_opencl import OpenCLDevice, Shape
 from eventchain_opencl import open_backend as open_opencl
 from eventchain_reference import ReferenceDevice
@@ -62,18 +62,19 @@ def digest_of(header: np.ndarray) -> bytes:
 @pytest.mark.parametrize("name", ["search.cl", "search.cu", "host.c"])
 def test_source_is_one_text_without_includes(name):
     text = source(name)
-    assert "#include" not in text
+    assert '#include "' not in text
     assert text.count("TABLE U32 SHA256_K[64]") == 1
 
 
 # -- the core, built as C -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[1, 4])
+@pytest.fixture(scope="module", params=[(1, "ALU"), (4, "FMA"), (8, "FP64")], ids=str)
 def host(request, tmp_path_factory) -> ctypes.CDLL:
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler here; the same text runs in the OpenCL tests")
+    versions, pipe = request.param
     folder = tmp_path_factory.mktemp("host")
     (folder / "host.c").write_text(source("host.c"))
     flags = [
@@ -84,12 +85,13 @@ def host(request, tmp_path_factory) -> ctypes.CDLL:
         "-Werror",
         "-fPIC",
         "-shared",
-        f"-DVERSIONS={request.param}",
+        f"-DVERSIONS={versions}",
+        f"-DSIGMA_PIPE={pipe}",
     ]
-    subprocess.run([compiler, *flags, "host.c", "-o", "host.so"], cwd=folder, check=True)
+    subprocess.run([compiler, *flags, "host.c", "-o", "host.so", "-lm"], cwd=folder, check=True)
     library = ctypes.CDLL(str(folder / "host.so"))
     library.word7.restype = ctypes.c_uint32
-    library.versions = request.param
+    library.versions = versions
     return library
 
 
@@ -226,30 +228,75 @@ def test_rate_is_measured_once(host):
 # -- the CUDA shell's machine code --------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def cubin() -> tuple[bytes, str]:
-    return SASS["compile_cubin"](source("search.cu"))
+CEILINGS = {
+    # (versions, pipe of the schedule's sigmas): at most so many ALU, FMA, FP64 and all instructions a hash
+    (1, "ALU"): (1815, 1055, 0, 2875),
+    (1, "FMA"): (1660, 1210, 0, 2875),
+    (1, "FP64"): (1420, 1155, 400, 2985),
+    (CUDA_VERSIONS, "ALU"): (1555, 920, 0, 2505),
+    (CUDA_VERSIONS, "FMA"): (1465, 1010, 0, 2505),
+    (CUDA_VERSIONS, "FP64"): (1325, 985, 230, 2575),
+}
 
 
-def test_cuda_compiles_without_spills(cubin):
-    code, log = cubin
-    assert code[:4] == b"\x7fELF"
+@pytest.mark.parametrize(("versions", "pipe"), CEILINGS)
+def test_cuda_instructions_a_hash(versions, pipe):
+    kernel = SASS["kernel"](versions, pipe)
+    assert kernel.spilled == 0
+    assert kernel.registers * CUDA_GROUP * CUDA_GROUPS_AN_SM[pipe] <= 65_536
+    assert (
+        kernel.shared <= 227 * 1024 // CUDA_GROUPS_AN_SM[pipe] - 1024
+    )  # of each block the system takes 1 KB
+    assert kernel.shared <= 48 * 1024
+    cost, ceiling = kernel.cost, CEILINGS[versions, pipe]
+    for count, most in zip((cost.alu, cost.fma, cost.fp64, cost.all), ceiling, strict=True):
+        assert 0.97 * most <= count <= most
+    if pipe != "ALU":
+        assert cost.h200_ghs >= (10.0 if versions == 1 else 11.4)
+
+
+def test_cuda_compiles_without_a_stack():
+    _, log = SASS["compile_cubin"](source("search.cu"), cuda_options(CUDA_VERSIONS, "FP64"))
     assert "warning" not in log.lower()
-    spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
-    assert spills == [("0", "0", "0")] * 2  # search and prepare_jobs
-    assert max(int(used) for used in re.findall(r"Used (\d+) registers", log)) <= 72
+    frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    assert frames == [("0", "0", "0")] * 2  # search and prepare_jobs
 
 
-def test_cuda_instructions_a_nonce(cubin):
-    cost = SASS["cost_of"](SASS["lane_loop"](SASS["disassemble"](cubin[0])))
-    assert 1700 < cost.alu <= 1820
-    assert 900 < cost.fma <= 1060
-    assert cost.other <= 20
+def test_hash_cost_of_nested_loops():
+    """Two turns of the inner loop to one of the outer; the detour, the prologue and the end do not count."""
+    sass = """
+.text.search:
+        /*0000*/                   S2R R0, SR_TID.X ;
+.L_x_1:
+        /*0010*/                   STS.128 [R0], R4 ;
+        /*0020*/                   IMAD R1, R1, R2, R3 ;
+.L_x_2:
+        /*0030*/                   LOP3.LUT R1, R1, R2, R3, 0x96, !PT ;
+        /*0040*/                   LOP3.LUT R1, R1, R2, R3, 0x96, !PT ;
+        /*0050*/                   DFMA.RZ R4, R6, R8, R10 ;
+        /*0060*/                   BSSY B0, `(.L_x_3) ;
+        /*0070*/              @P0 BRA `(.L_x_4) ;
+        /*0080*/                   SHF.R.W.U32 R1, R1, 0x7, R1 ;
+        /*0090*/                   SHF.R.W.U32 R1, R1, 0x7, R1 ;
+.L_x_4:
+        /*00a0*/                   BSYNC B0 ;
+.L_x_3:
+        /*00b0*/              @!P1 BRA `(.L_x_2) ;
+        /*00c0*/              @!P2 BRA `(.L_x_1) ;
+        /*00d0*/                   EXIT ;
+.L_x_5:
+        /*00e0*/                   BRA `(.L_x_5);
+"""
+    cost, opcodes = SASS["hash_cost"](SASS["code_of"](sass, "search"), 2)
+    assert cost == ((2 * 2) / 2, 1 / 2, 2 / 2, 4 / 2, (3 + 2 * 7) / 2)
+    assert opcodes["BRA"] == 2
+    with pytest.raises(ValueError, match="CALL"):
+        SASS["code_of"](sass.replace("EXIT", "CALL.REL"), "search")
 
 
 def test_cuda_says_what_is_wrong_with_a_text():
     with pytest.raises(ValueError, match="error"):
-        SASS["compile_cubin"]("__global__ void f() { nothing(); }")
+        SASS["compile_cubin"]("__global__ void f() { nothing(); }", ())
 
 
 # -- OpenCL -------------------------------------------------------------------------------------------
