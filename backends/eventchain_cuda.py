@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from eventchain_gpu_common import SLOTS, KernelDevice, Session, ready_bytes
-from eventchain_kernels import CUDA_GROUP, CUDA_GROUPS_AN_SM, CUDA_VERSIONS, cuda_options, source
+from eventchain_kernels import CUDA_GROUP, CUDA_VARIANTS, CUDA_VERSIONS, Variant, cuda_options, source
 from numpy.typing import NDArray
 
 from eventchain.contracts.backend import Device
@@ -107,39 +107,50 @@ class CudaSession:
 
 
 @cache
-def _module(versions: int, pipe: str) -> Any:
+def _module(versions: int, variant: Variant) -> Any:
     """CuPy compiles it when a session asks for its kernels, once for each device, and keeps it on disk."""
-    return cupy.RawModule(code=source("search.cu"), options=cuda_options(versions, pipe), backend="nvrtc")
+    return cupy.RawModule(code=source("search.cu"), options=cuda_options(versions, variant), backend="nvrtc")
+
+
+def _promising(capability: tuple[int, int]) -> list[str]:
+    """The variants that may be the fastest on GPUs of a compute capability, by the throughputs that the CUDA
+    C++ Programming Guide gives. Before 7.0 a multiplication took several instructions."""
+    if capability < (7, 0):
+        return ["alu"]
+    many_doubles = capability in {(7, 0), (8, 0), (9, 0), (10, 0)}
+    return ["imad.hi", "fp64"] if many_doubles else ["imad.hi"]
 
 
 class CudaDevice(KernelDevice):
-    """Takes the fastest of the kernel's variants: ``pipes`` are those to try, as in ``CUDA_GROUPS_AN_SM``."""
+    """One GPU. At first use it keeps the fastest of ``variants``, names in ``CUDA_VARIANTS``; none: of those
+    that are promising for it."""
 
     lanes = CUDA_GROUP
 
     def __init__(
-        self, number: int, versions: int = CUDA_VERSIONS, pipes: Sequence[str] = tuple(CUDA_GROUPS_AN_SM)
+        self, number: int, versions: int = CUDA_VERSIONS, variants: Sequence[str] | None = None
     ) -> None:
         super().__init__()
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         self.name = f"{properties['name'].decode()} #{number}"
         self.versions = versions
+        self.variants = variants or _promising((properties["major"], properties["minor"]))
         self._number, self._multiprocessors = number, properties["multiProcessorCount"]
-        self._pipes, self.pipe = pipes, pipes[0]
+        self._variant = CUDA_VARIANTS[self.variants[0]]
 
     def _measure(self) -> float:
-        """Which pipe is the fastest depends on the GPU: some have few 64-bit units."""
         rates = {}
-        for pipe in self._pipes:
-            self.pipe = pipe
-            rates[pipe] = super()._measure()
-        self.pipe = max(rates, key=rates.__getitem__)
-        return rates[self.pipe]
+        for name in self.variants:
+            self._variant = CUDA_VARIANTS[name]
+            rates[name] = super()._measure()
+        best = max(rates, key=rates.__getitem__)
+        self._variant = CUDA_VARIANTS[best]
+        return rates[best]
 
     @contextmanager
     def session(self, headers: int, versions: int) -> Iterator[Session]:
-        module = _module(versions, self.pipe)
-        blocks = self._multiprocessors * CUDA_GROUPS_AN_SM[self.pipe]
+        module = _module(versions, self._variant)
+        blocks = self._multiprocessors * self._variant.groups_an_sm
         try:
             with cupy.cuda.Device(self._number):
                 session = CudaSession(module, blocks, headers, versions)

@@ -33,7 +33,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from eventchain_kernels import CUDA_GROUPS_AN_SM, cuda_options, source
+from eventchain_kernels import CUDA_VARIANTS, cuda_options, source
 
 ARCHITECTURE = "sm_90"
 H200_SMS, H200_GHZ = 132, 1.98
@@ -46,6 +46,7 @@ PIPES = {
 }  # fmt: skip
 RATES = {"ALU": 64, "FMA": 64, "FP64": 64, "LSU": 32}
 ISSUE = 128
+VERSIONS = (1, 4, 8, 16)
 WORDS = {"64": 2, "128": 4}
 
 
@@ -193,7 +194,8 @@ def hash_cost(code: Code, versions: int) -> tuple[Cost, Counter[str]]:
     total = Counter(code.opcodes[i] for i in inner)
     for_one = total.copy()
     if versions > 1:
-        outer = Counter(code.opcodes[i] for i in turn(code, start, (inner[-1], start)))
+        (back,) = ((i, k) for i, k in pairwise([*inner, start]) if k <= i)
+        outer = Counter(code.opcodes[i] for i in turn(code, start, back))
         total = outer + Counter({opcode: (versions - 1) * count for opcode, count in total.items()})
     pipes = Counter[str]()
     for opcode, count in total.items():
@@ -211,9 +213,9 @@ class Kernel(NamedTuple):
     opcodes: Counter[str]
 
 
-def kernel(versions: int, pipe: str) -> Kernel:
+def kernel(versions: int, variant: str) -> Kernel:
     """A variant of search.cu, compiled and counted. Raises as :func:`compile_cubin`."""
-    cubin, log = compile_cubin(source("search.cu"), cuda_options(versions, pipe))
+    cubin, log = compile_cubin(source("search.cu"), cuda_options(versions, CUDA_VARIANTS[variant]))
     said = log[log.index("'search'") :]
     numbers = (r"Used (\d+) registers", r"(\d+) bytes spill stores", r"(\d+) bytes smem")
     registers, spilled, shared = (int(re.findall(number, said)[0]) for number in numbers)
@@ -223,9 +225,7 @@ def kernel(versions: int, pipe: str) -> Kernel:
 def main() -> int:
     try:
         variants = {
-            (pipe, versions): kernel(versions, pipe)
-            for pipe in CUDA_GROUPS_AN_SM
-            for versions in (1, 2, 4, 8, 16)
+            (name, versions): kernel(versions, name) for name in CUDA_VARIANTS for versions in VERSIONS
         }
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
@@ -233,18 +233,18 @@ def main() -> int:
     if "--json" in sys.argv[1:]:
         rows = [
             {
-                "sigma_pipe": pipe, "versions": versions, **found.cost._asdict(), "clocks": found.cost.clocks,
+                "variant": name, "versions": versions, **found.cost._asdict(), "clocks": found.cost.clocks,
                 "h200_ghs": found.cost.h200_ghs, "registers": found.registers, "shared": found.shared,
             }
-            for (pipe, versions), found in variants.items()
+            for (name, versions), found in variants.items()
         ]  # fmt: skip
         print(json.dumps(rows))
         return 0
     print(f"{'instructions a hash':30} {'ALU':>6} {'FMA':>6} {'FP64':>6} {'LSU':>6} {'all':>6} "
           f"{'clocks/SM':>10} {'H200 GH/s':>10} {'registers':>10}")  # fmt: skip
     costs = {
-        f"{versions} versions, sigma on {pipe}": (found.cost, found.registers)
-        for (pipe, versions), found in variants.items()
+        f"{name}, {versions} versions": (found.cost, found.registers)
+        for (name, versions), found in variants.items()
     }
     for name, (cost, registers) in (costs | {name: (cost, 0) for name, cost in FLOORS.items()}).items():
         print(f"{name:30} {cost.alu:6.0f} {cost.fma:6.0f} {cost.fp64:6.0f} {cost.lsu:6.0f} {cost.all:6.0f} "

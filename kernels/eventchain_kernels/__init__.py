@@ -8,26 +8,42 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
+from typing import NamedTuple
 
 CUDA_GROUP = 128
 """Threads in a block of the CUDA search kernel."""
-CUDA_GROUPS_AN_SM = {"ALU": 7, "FMA": 7, "FP64": 5}
-"""The blocks that an SM shall hold, by the pipe that shifts and rotates schedule words (see ``search.cu``):
-of 65,536 registers a thread gets at most 72, or 96 for doubles, and nothing spills."""
+
+
+class Variant(NamedTuple):
+    """How the CUDA kernel spreads its work over the pipes of an SM; see ``search.cu``."""
+
+    add_pipe: str
+    sigma_pipe: str
+    groups_an_sm: int
+    """Blocks that an SM shall hold: of 65,536 registers a thread gets at most 72, or 96 for doubles, and
+    nothing spills."""
+
+
+CUDA_VARIANTS = {
+    "alu": Variant("ALU", "ALU", 7),
+    "imad": Variant("FMA", "ALU", 7),
+    "imad.hi": Variant("FMA", "FMA", 7),
+    "fp64": Variant("FMA", "FP64", 5),
+}
 CUDA_VERSIONS = 8
 """Rolled versions that share a message schedule. More gain little: its cost is spread over them already."""
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
 
 
-def cuda_options(versions: int, pipe: str) -> tuple[str, ...]:
-    """With what NVRTC compiles ``search.cu``, besides the architecture. ``pipe`` is a key of
-    :data:`CUDA_GROUPS_AN_SM`."""
+def cuda_options(versions: int, variant: Variant) -> tuple[str, ...]:
+    """With what NVRTC compiles ``search.cu``, besides the architecture."""
     return (
         f"-DGROUP={CUDA_GROUP}",
-        f"-DGROUPS_AN_SM={CUDA_GROUPS_AN_SM[pipe]}",
+        f"-DGROUPS_AN_SM={variant.groups_an_sm}",
         f"-DVERSIONS={versions}",
-        f"-DSIGMA_PIPE={pipe}",
+        f"-DADD_PIPE={variant.add_pipe}",
+        f"-DSIGMA_PIPE={variant.sigma_pipe}",
     )
 
 

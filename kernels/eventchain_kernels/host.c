@@ -1,6 +1,8 @@
 /* Host shell, for tests: the CUDA shell's own text as C, one group of one thread at a time. Compile with
    -DVERSIONS=<rolled versions of a job> and -DSIGMA_PIPE=<ALU, FMA or FP64>. */
 
+#define ADD_PIPE ALU
+
 #include <fenv.h>
 #include <math.h>
 #include <string.h>
@@ -17,7 +19,6 @@
 #define __funnelshift_r(x, y, n) ((x) >> (n) | (y) << (32 - (n)))
 #define __byte_perm(x, y, order) __builtin_bswap32(x)
 #define __umulhi(x, y) ((unsigned)((unsigned long long)(x) * (y) >> 32))
-#define ADD(x, y) ((x) * one + (y))
 
 static inline double __hiloint2double(int high, int low)
 {

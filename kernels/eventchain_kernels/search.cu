@@ -1,5 +1,5 @@
 /* CUDA shell. Compile with -DGROUP=<threads in a block>, -DGROUPS_AN_SM=<blocks that an SM shall hold>,
-   -DVERSIONS=<rolled versions of a job> and -DSIGMA_PIPE=<ALU, FMA or FP64>. */
+   -DVERSIONS=<rolled versions of a job>, -DADD_PIPE=<ALU or FMA> and -DSIGMA_PIPE=<ALU, FMA or FP64>. */
 
 #define ALU 0
 #define FMA 1
@@ -54,7 +54,9 @@
 #define KEYED(i) keyed[((i) / 4 * GROUP + LOCAL_ID) * 4 + (i) % 4]
 #endif
 
-#ifndef ADD
+#if ADD_PIPE == ALU
+#define ADD(x, y) ((x) + (y))
+#else
 /* Rotates and logic keep the ALU busy while the multipliers idle, so additions go there: x * one + y, with a
    `one` that the compiler cannot see through. */
 FUNCTION U32 multiply_add(U32 x, U32 one, U32 y)

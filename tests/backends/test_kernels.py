@@ -19,7 +19,7 @@ import numpy as np
 import pyopencl
 import pytest
 from eventchain_gpu_common import SLOTS, KernelDevice, ready_bytes
-from eventchain_kernels import CUDA_GROUP, CUDA_GROUPS_AN_SM, CUDA_VERSIONS, cuda_options, source
+from eventchain_kernels import CUDA_GROUP, CUDA_VARIANTS, CUDA_VERSIONS, cuda_options, source
 from eventchain_opencl import OpenCLDevice, Shape
 from eventchain_opencl import open_backend as open_opencl
 from eventchain_reference import ReferenceDevice
@@ -229,34 +229,33 @@ def test_rate_is_measured_once(host):
 
 
 CEILINGS = {
-    # (versions, pipe of the schedule's sigmas): at most so many ALU, FMA, FP64 and all instructions a hash
-    (1, "ALU"): (1815, 1055, 0, 2875),
-    (1, "FMA"): (1660, 1210, 0, 2875),
-    (1, "FP64"): (1420, 1155, 400, 2985),
-    (CUDA_VERSIONS, "ALU"): (1555, 920, 0, 2505),
-    (CUDA_VERSIONS, "FMA"): (1465, 1010, 0, 2505),
-    (CUDA_VERSIONS, "FP64"): (1325, 985, 230, 2575),
+    # (versions, variant): at most so many ALU, FMA, FP64 and all instructions a hash
+    (1, "imad"): (1815, 1055, 0, 2875),
+    (1, "imad.hi"): (1660, 1210, 0, 2875),
+    (1, "fp64"): (1420, 1155, 400, 2985),
+    (CUDA_VERSIONS, "imad"): (1555, 920, 0, 2505),
+    (CUDA_VERSIONS, "imad.hi"): (1465, 1010, 0, 2505),
+    (CUDA_VERSIONS, "fp64"): (1325, 985, 230, 2575),
 }
 
 
-@pytest.mark.parametrize(("versions", "pipe"), CEILINGS)
-def test_cuda_instructions_a_hash(versions, pipe):
-    kernel = SASS["kernel"](versions, pipe)
+@pytest.mark.parametrize(("versions", "variant"), CEILINGS)
+def test_cuda_instructions_a_hash(versions, variant):
+    groups = CUDA_VARIANTS[variant].groups_an_sm
+    kernel = SASS["kernel"](versions, variant)
     assert kernel.spilled == 0
-    assert kernel.registers * CUDA_GROUP * CUDA_GROUPS_AN_SM[pipe] <= 65_536
-    assert (
-        kernel.shared <= 227 * 1024 // CUDA_GROUPS_AN_SM[pipe] - 1024
-    )  # of each block the system takes 1 KB
+    assert kernel.registers * CUDA_GROUP * groups <= 65_536
+    assert groups * (kernel.shared + 1024) <= 228 * 1024  # 1 KB of a block's is the system's
     assert kernel.shared <= 48 * 1024
-    cost, ceiling = kernel.cost, CEILINGS[versions, pipe]
+    cost, ceiling = kernel.cost, CEILINGS[versions, variant]
     for count, most in zip((cost.alu, cost.fma, cost.fp64, cost.all), ceiling, strict=True):
         assert 0.97 * most <= count <= most
-    if pipe != "ALU":
+    if variant != "imad":
         assert cost.h200_ghs >= (10.0 if versions == 1 else 11.4)
 
 
 def test_cuda_compiles_without_a_stack():
-    _, log = SASS["compile_cubin"](source("search.cu"), cuda_options(CUDA_VERSIONS, "FP64"))
+    _, log = SASS["compile_cubin"](source("search.cu"), cuda_options(CUDA_VERSIONS, CUDA_VARIANTS["fp64"]))
     assert "warning" not in log.lower()
     frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
     assert frames == [("0", "0", "0")] * 2  # search and prepare_jobs
