@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-BENCHES = $(filter-out bench/gpu.py bench/_results.py, $(sort $(wildcard bench/*.py)))
+BENCHES = $(filter-out bench/gpu.py bench/_%.py, $(sort $(wildcard bench/*.py)))
 INSTALL = "$(PYTHON)" -m pip --python $(BIN)/python install --quiet --disable-pip-version-check
 
 .PHONY: help demo test lint bench gpu clean

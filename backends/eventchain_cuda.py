@@ -134,23 +134,24 @@ class CudaDevice(KernelDevice):
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         self.name = f"{properties['name'].decode()} #{number}"
         self.versions = versions
-        self.variants = variants or _promising((properties["major"], properties["minor"]))
-        self._number, self._multiprocessors = number, properties["multiProcessorCount"]
-        self._variant = CUDA_VARIANTS[self.variants[0]]
+        self.capability = properties["major"], properties["minor"]
+        self.variants = variants or _promising(self.capability)
+        self._number, self.multiprocessors = number, properties["multiProcessorCount"]
+        self.variant = self.variants[0]
 
     def _measure(self) -> float:
         rates = {}
         for name in self.variants:
-            self._variant = CUDA_VARIANTS[name]
+            self.variant = name
             rates[name] = super()._measure()
-        best = max(rates, key=rates.__getitem__)
-        self._variant = CUDA_VARIANTS[best]
-        return rates[best]
+        self.variant = max(rates, key=rates.__getitem__)
+        return rates[self.variant]
 
     @contextmanager
     def session(self, headers: int, versions: int) -> Iterator[Session]:
-        module = _module(versions, self._variant)
-        blocks = self._multiprocessors * self._variant.groups_an_sm
+        variant = CUDA_VARIANTS[self.variant]
+        module = _module(versions, variant)
+        blocks = self.multiprocessors * variant.groups_an_sm
         try:
             with cupy.cuda.Device(self._number):
                 session = CudaSession(module, blocks, headers, versions)

@@ -24,6 +24,7 @@ from __future__ import annotations
 import ctypes
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -73,21 +74,22 @@ class Cost(NamedTuple):
 FLOORS = {"floor of one version": Cost(1805, 1041), "the same, additions as IADD3": Cost(2326, 0)}
 
 
-def _installed(package: str, pattern: str) -> Path:
-    """A file of an installed wheel. Raises FileNotFoundError."""
-    try:
-        for file in files(package) or ():
-            if re.search(pattern, str(file)):
-                return Path(str(file.locate()))
-    except PackageNotFoundError:
-        pass
-    raise FileNotFoundError(f"{pattern} not found: pip install {package}")
+def _installed(name: str, *packages: str) -> Path:
+    """A file of an installed wheel, `name` a pattern. Raises FileNotFoundError."""
+    for package in packages:
+        try:
+            for file in files(package) or ():
+                if re.fullmatch(name, file.name):
+                    return Path(str(file.locate()))
+        except PackageNotFoundError:
+            pass
+    raise FileNotFoundError(f"{name} not found: pip install {packages[0]}")
 
 
 def compile_cubin(text: str, options: tuple[str, ...]) -> tuple[bytes, str]:
     """Compile with NVRTC, no GPU and no driver. Returns the cubin and the compiler's log with what ptxas says
     of registers and spills. Raises FileNotFoundError when NVRTC is missing, ValueError with the log."""
-    nvrtc = ctypes.CDLL(str(_installed("nvidia-cuda-nvrtc-cu12", r"libnvrtc\.so\.12$")))
+    nvrtc = ctypes.CDLL(str(_installed(r"libnvrtc\.so\.\d+", "nvidia-cuda-nvrtc-cu12", "nvidia-cuda-nvrtc")))
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
 
     def read(what: str) -> bytes:
@@ -113,7 +115,7 @@ def disassemble(cubin: bytes) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "search.cubin")
         path.write_bytes(cubin)
-        tool = _installed("nvidia-cuda-nvdisasm", r"bin/nvdisasm(\.exe)?$")
+        tool = shutil.which("nvdisasm") or _installed(r"nvdisasm(\.exe)?", "nvidia-cuda-nvdisasm")
         return subprocess.run([tool, "-c", path], check=True, capture_output=True, text=True).stdout
 
 
