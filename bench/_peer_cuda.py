@@ -104,7 +104,8 @@ class Peer:
         import cupy
 
         self._cupy = cupy
-        self._kernel = cupy.RawKernel(device_text(file.read_text(encoding="utf-8")), KERNEL)
+        self.text = device_text(file.read_text(encoding="utf-8"))
+        self._kernel = cupy.RawKernel(self.text, KERNEL)
         self._result = cupy.empty(2, cupy.uint32)
 
     def launch(self, header: bytes, first: int, nonces: int = LAUNCH) -> None:

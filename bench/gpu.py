@@ -127,34 +127,42 @@ def easy_headers(device: Any) -> dict[str, Any]:
 
 
 def contract(backend: str) -> dict[str, Any]:
-    tests = [sys.executable, "-m", "pytest", "-q", "tests/backends/test_contract.py", "-k", backend]
+    tests = [sys.executable, "-m", "pytest", "-q", "--tb=short", "--maxfail=3"]
+    tests += ["tests/backends/test_contract.py", "-k", backend]
     started = time.perf_counter()
     ran = subprocess.run(
         tests, cwd=ROOT, timeout=TESTS_SECONDS, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     print(f"{backend}: {ran.stdout.strip().splitlines()[-1]}")
     if ran.returncode:
-        print(ran.stdout, file=sys.stderr)
-        raise BackendError(f"the contract suite fails on {backend}")
+        said = "\n".join(ran.stdout.splitlines()[-60:])
+        raise BackendError(f"the contract suite fails\n{said}")
     return {"said": ran.stdout.strip().splitlines()[-1], "seconds": time.perf_counter() - started}
 
 
-def counted() -> dict[tuple[str, int], sass.Kernel]:
+def counted() -> dict[tuple[str, int], sass.Cost]:
     """What bench/sass.py says of every variant; nothing where a tool is missing."""
     names = [(name, versions) for name in CUDA_VARIANTS for versions in VERSIONS]
     try:
         with ThreadPoolExecutor() as pool:
-            return dict(zip(names, pool.map(lambda name: sass.kernel(name[1], name[0]), names), strict=True))
-    except FileNotFoundError as error:
+            kernels = pool.map(lambda name: sass.kernel(name[1], name[0]), names)
+            return {name: kernel.cost for name, kernel in zip(names, kernels, strict=True)}
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
         print(f"instructions are not counted: {error}", file=sys.stderr)
         return {}
 
 
-def limit(kernel: sass.Kernel | None, device: Any, mhz: float | None) -> float | None:
+def counted_peer(text: str) -> sass.Cost:
+    cubin, _ = sass.compile_cubin(text, ())
+    cost, _ = sass.hash_cost(sass.code_of(sass.disassemble(cubin), peer_cuda.KERNEL), 1)
+    return cost
+
+
+def limit(cost: sass.Cost | None, device: Any, mhz: float | None) -> float | None:
     """Hashes a second that counting allows at the clock that was read."""
-    if kernel is None or mhz is None or device.capability != COUNTED:
+    if cost is None or mhz is None or device.capability != COUNTED:
         return None
-    return device.multiprocessors * mhz * 1e6 / kernel.cost.clocks
+    return device.multiprocessors * mhz * 1e6 / cost.clocks
 
 
 def row(name: str, result: dict[str, Any]) -> None:
@@ -171,7 +179,7 @@ def row(name: str, result: dict[str, Any]) -> None:
     )
 
 
-def measure_variants(number: int, costs: dict[tuple[str, int], sass.Kernel]) -> list[dict[str, Any]]:
+def measure_variants(number: int, costs: dict[tuple[str, int], sass.Cost]) -> list[dict[str, Any]]:
     """Every variant twice for a second, all of them in turns; the rate is the mean of both."""
     from eventchain_cuda import CudaDevice
 
@@ -188,14 +196,16 @@ def measure_variants(number: int, costs: dict[tuple[str, int], sass.Kernel]) -> 
     for (name, versions), both in runs.items():
         result = {"variant": name, "versions": versions, "rates": [run["rate"] for run in both]}
         result |= both[1] | {"rate": sum(result["rates"]) / 2}
-        result["limit"] = limit(costs.get((name, versions)), devices[name, versions], result["mhz"])
+        cost = costs.get((name, versions))
+        result["instructions"] = cost and cost._asdict()
+        result["limit"] = limit(cost, devices[name, versions], result["mhz"])
         row(f"{name}, {versions} versions", result)
         rows.append(result)
     return rows
 
 
-def measure_peer(number: int, device: Any, seconds: float) -> dict[str, Any]:
-    """KlausT's kernel and the device, twice in turns."""
+def measure_peer(number: int, device: Any, seconds: float, count: bool) -> dict[str, Any]:
+    """KlausT's kernel and the device, twice in turns; the kernel's instructions are counted too, or not."""
     import cupy
 
     file = peer_cuda.path()
@@ -217,6 +227,9 @@ def measure_peer(number: int, device: Any, seconds: float) -> dict[str, Any]:
             "registers": peer.registers(), "rates": runs, "rate": sum(runs["peer"]) / 2, **sensors.summary(),
             "ratio": sum(runs["ours"]) / sum(runs["peer"]),
         }  # fmt: skip
+        if count:
+            cost = counted_peer(peer.text)
+            result |= {"instructions": cost._asdict(), "limit": limit(cost, device, result["mhz"])}
     row("KlausT's ccminer", result)
     print(f"ours is {result['ratio']:.2f} times as fast")
     return result
@@ -259,11 +272,10 @@ def main() -> int:
             continue  # what gives wrong answers is not measured
         for number, device in enumerate(backend.devices):
             name = f"{backend.name}: {device.name}"
-            kernel = None
             one = step(f"{name}, one header", lambda d=device: one_header(d, seconds))
             if one and backend.name == "cuda":
-                kernel = costs.get((device.variant, device.versions))
-                one |= {"variant": device.variant, "limit": limit(kernel, device, one["mhz"])}
+                cost = costs.get((device.variant, device.versions))
+                one |= {"variant": device.variant, "limit": limit(cost, device, one["mhz"])}
                 name += f" ({device.variant})"
             if one:
                 row(name[:32], one)
@@ -271,7 +283,7 @@ def main() -> int:
             if easy:
                 row("  10,000 headers of 12 bits", easy)
             if backend.name == "cuda":
-                step(f"{name}, peer", lambda n=number, d=device: measure_peer(n, d, seconds))
+                step(f"{name}, peer", lambda n=number, d=device: measure_peer(n, d, seconds, bool(costs)))
                 step(f"{name}, variants", lambda n=number: measure_variants(n, costs))
     return 1 if report["errors"] else 0
 
