@@ -30,6 +30,7 @@ SLOTS = 2
 LAUNCH_SECONDS = 0.05
 MAX_JOBS = 2**16
 MAX_CHUNK = 2**14
+"""Hashes in a unit of work, at most: few beside a launch's, or some groups would run on alone at its end."""
 MAX_HASHES = 2**31
 
 
@@ -74,7 +75,7 @@ class KernelDevice:
         expected = 2.0**32 / (float(np.median(target_words(work.headers["bits"])[:, 7])) + 1)
         versions = versions_a_job(work.rolls, self.versions)
         # A sixteenth of the expected work: enough to be worth a unit, and little is tried past a hit.
-        chunk = min(max(int(expected / 16 / versions) // self.lanes, 1) * self.lanes, MAX_CHUNK)
+        chunk = min(max(int(expected / 16 / versions) // self.lanes, 1) * self.lanes, MAX_CHUNK // versions)
         hashes = min(max(int(self.rate() * LAUNCH_SECONDS), self.lanes * versions), MAX_HASHES)
         # Of easy headers a launch gets no more than what solves nearly all of them; of many headers, as many
         # as it can solve.
@@ -110,6 +111,7 @@ class KernelDevice:
 
     def _measure(self) -> float:
         job = np.zeros(1, JOB)  # the target is 0, and no counter may win
+        chunk = MAX_CHUNK // self.versions
         with self.session(1, self.versions) as session:
             seconds = 0.0
             for doubling in range(6, 32):
@@ -117,7 +119,7 @@ class KernelDevice:
                 for _ in range(2):
                     job["count"] = count = self.lanes << doubling
                     started = time.perf_counter()
-                    session.submit(0, job, MAX_CHUNK, _units(job, MAX_CHUNK))
+                    session.submit(0, job, chunk, _units(job, chunk))
                     session.wait(0)
                     seconds = time.perf_counter() - started
                     if seconds < LAUNCH_SECONDS / 2:
