@@ -31,7 +31,8 @@ from eventchain.contracts.backend import NONCES, Work
 from eventchain.formats.header import HEADER, bits_for_difficulty, meets_target, with_counters
 from eventchain.mining.jobs import JOB, expand
 
-SASS = runpy.run_path(str(Path(__file__).parents[2] / "bench" / "sass.py"))
+BENCH = Path(__file__).parents[2] / "bench"
+SASS = runpy.run_path(str(BENCH / "sass.py"))
 HEADERS = np.frombuffer(b"".join(bytes.fromhex(raw) for raw in BITCOIN.values()), HEADER)
 
 
@@ -296,6 +297,30 @@ def test_hash_cost_of_nested_loops():
 def test_cuda_says_what_is_wrong_with_a_text():
     with pytest.raises(ValueError, match="error"):
         SASS["compile_cubin"]("__global__ void f() { nothing(); }", ())
+
+
+def test_arguments_of_the_peers_kernel():
+    """They are all of the header's first 76 bytes that a hash needs."""
+    peer = runpy.run_path(str(BENCH / "_peer_cuda.py"))
+    constants, small0, small1 = peer["_constants"](), peer["_s0"], peer["_s1"]
+    for header in HEADERS:
+        raw = header.tobytes()
+        t1, t2, w16, w18, w17, w19, b, c, d, f, g, h, *midstate, bits = peer["arguments"](raw)
+        assert bits == int.from_bytes(raw[72:76], "big")
+        nonce = int.from_bytes(raw[76:], "big")
+        w18, w19 = (w18 + small0(nonce)) & 0xFFFFFFFF, (w19 + nonce) & 0xFFFFFFFF
+        words = [*(0,) * 4, 1 << 31, *(0,) * 10, 640, w16, w17, w18, w19]
+        for i in range(20, 64):
+            earlier = words[i - 16] + small0(words[i - 15]) + words[i - 7]
+            words.append((earlier + small1(words[i - 2])) & 0xFFFFFFFF)
+        t1 += nonce
+        state = [(t1 + t2) & 0xFFFFFFFF, f, g, h, (midstate[0] + t1) & 0xFFFFFFFF, b, c, d]
+        for i in range(4, 64):
+            state = peer["_round"](state, constants[i] + words[i])
+        digest = b"".join(
+            (x + y & 0xFFFFFFFF).to_bytes(4, "big") for x, y in zip(midstate, state, strict=True)
+        )
+        assert digest == hashlib.sha256(raw).digest()
 
 
 # -- OpenCL -------------------------------------------------------------------------------------------
