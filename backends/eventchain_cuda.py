@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
-from eventchain_gpu_common import READY_BYTES, SLOTS, KernelDevice, Session
-from eventchain_kernels import CUDA_GROUP, CUDA_GROUPS_AN_SM, CUDA_OPTIONS, source
+from eventchain_gpu_common import SLOTS, KernelDevice, Session, ready_bytes
+from eventchain_kernels import CUDA_GROUP, CUDA_VARIANTS, CUDA_VERSIONS, Variant, cuda_options, source
 from numpy.typing import NDArray
 
 from eventchain.contracts.backend import Device
@@ -52,9 +53,11 @@ class _Slot:
 class CudaSession:
     """One search on the current device; only this thread uses it."""
 
-    def __init__(self, module: Any, blocks: int, headers: int) -> None:
-        self._blocks = blocks
+    def __init__(self, module: Any, blocks: int, headers: int, versions: int) -> None:
+        self._blocks, self._versions = blocks, versions
         self._prepare, self._search = module.get_function("prepare_jobs"), module.get_function("search")
+        # All of an SM's memory as shared memory: so many blocks need most of it, and the cache nothing.
+        self._search.preferred_shared_memory_carveout = 100
         self._slots = [_Slot() for _ in range(SLOTS)]
         with self._slots[0].stream:
             self._winner, self._nonce = cupy.zeros(headers, np.uint32), cupy.zeros(headers, np.uint32)
@@ -67,10 +70,11 @@ class CudaSession:
         use.winner = _pinned(self._winner.nbytes)
         with use.stream as stream:
             sent = cupy.empty(jobs.nbytes, np.uint8)
-            ready = cupy.empty(READY_BYTES * len(jobs), np.uint8)
+            ready = cupy.empty(ready_bytes(self._versions) * len(jobs), np.uint8)
             counter = cupy.zeros(1, np.uint32)
             sent.set(staged, stream=stream)
-            self._prepare((-(-len(jobs) // CUDA_GROUP),), (CUDA_GROUP,), (sent, ready, count))
+            items = len(jobs) * self._versions
+            self._prepare((-(-items // CUDA_GROUP),), (CUDA_GROUP,), (sent, ready, count))
             self._search(
                 (min(self._blocks, units),),
                 (CUDA_GROUP,),
@@ -102,21 +106,55 @@ class CudaSession:
             slot.sleep()
 
 
+@cache
+def _module(versions: int, variant: Variant) -> Any:
+    """CuPy compiles it when a session asks for its kernels, once for each device, and keeps it on disk."""
+    return cupy.RawModule(code=source("search.cu"), options=cuda_options(versions, variant), backend="nvrtc")
+
+
+def _promising(capability: tuple[int, int]) -> list[str]:
+    """The variants that may be the fastest on GPUs of a compute capability, by the throughputs that the CUDA
+    C++ Programming Guide gives. Before 7.0 a multiplication took several instructions."""
+    if capability < (7, 0):
+        return ["alu"]
+    many_doubles = capability in {(7, 0), (8, 0), (9, 0), (10, 0)}
+    return ["imad.hi", "fp64"] if many_doubles else ["imad.hi"]
+
+
 class CudaDevice(KernelDevice):
+    """One GPU. At first use it keeps the fastest of ``variants``, names in ``CUDA_VARIANTS``; none: of those
+    that are promising for it."""
+
     lanes = CUDA_GROUP
 
-    def __init__(self, number: int, module: Any) -> None:
+    def __init__(
+        self, number: int, versions: int = CUDA_VERSIONS, variants: Sequence[str] | None = None
+    ) -> None:
         super().__init__()
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         self.name = f"{properties['name'].decode()} #{number}"
-        self._blocks = properties["multiProcessorCount"] * CUDA_GROUPS_AN_SM
-        self._number, self._module = number, module
+        self.versions = versions
+        self.capability = properties["major"], properties["minor"]
+        self.variants = variants or _promising(self.capability)
+        self._number, self.multiprocessors = number, properties["multiProcessorCount"]
+        self.variant = self.variants[0]
+
+    def _measure(self) -> float:
+        rates = {}
+        for name in self.variants:
+            self.variant = name
+            rates[name] = super()._measure()
+        self.variant = max(rates, key=rates.__getitem__)
+        return rates[self.variant]
 
     @contextmanager
-    def session(self, headers: int) -> Iterator[Session]:
+    def session(self, headers: int, versions: int) -> Iterator[Session]:
+        variant = CUDA_VARIANTS[self.variant]
+        module = _module(versions, variant)
+        blocks = self.multiprocessors * variant.groups_an_sm
         try:
             with cupy.cuda.Device(self._number):
-                session = CudaSession(self._module, self._blocks, headers)
+                session = CudaSession(module, blocks, headers, versions)
                 try:
                     yield session
                 finally:
@@ -140,8 +178,6 @@ def open_backend() -> CudaBackend:
         count = cupy.cuda.runtime.getDeviceCount()
         if not count:
             raise BackendError("no CUDA device", hint=hint)
-        # CuPy compiles at the first launch, for each device's own architecture.
-        module = cupy.RawModule(code=source("search.cu"), options=CUDA_OPTIONS, backend="nvrtc")
-        return CudaBackend([CudaDevice(number, module) for number in range(count)])
+        return CudaBackend([CudaDevice(number) for number in range(count)])
     except CUDA_ERRORS as error:
         raise BackendError(f"no usable CUDA driver or device: {error}", hint=hint) from error

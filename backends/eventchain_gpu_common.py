@@ -17,15 +17,20 @@ from numpy.typing import NDArray
 
 from eventchain.contracts.backend import Solutions, Work
 from eventchain.formats.header import target_words
-from eventchain.mining.jobs import JOB, expand, solutions
+from eventchain.mining.jobs import JOB, expand, solutions, versions_a_job
 
-READY_BYTES = 23 * 4
-"""Size of the kernel's ``Ready``: what a lane needs of a job, made on the device."""
+
+def ready_bytes(versions: int) -> int:
+    """Size of the kernel's ``Ready``: what a lane needs of a job, made on the device."""
+    return 4 * (16 * versions + 7)
+
+
 SLOTS = 2
 """Launches in flight: while one runs, the host makes and sends the next."""
 LAUNCH_SECONDS = 0.05
 MAX_JOBS = 2**16
 MAX_CHUNK = 2**14
+"""Hashes in a unit of work, at most: few beside a launch's, or some groups would run on alone at its end."""
 MAX_HASHES = 2**31
 
 
@@ -52,32 +57,36 @@ class KernelDevice:
     name: str
     lanes: int
     """Nonces that a group of work-items tries at once: the smallest useful chunk."""
+    versions: int
+    """Rolled versions that share a message schedule, where the work has so many: a power of two."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._rate = 0.0
 
-    def session(self, headers: int) -> AbstractContextManager[Session]:
-        """Buffers and queues for a search over so many headers, freed on leaving. Compiles at first use."""
+    def session(self, headers: int, versions: int) -> AbstractContextManager[Session]:
+        """Buffers and queues for a search over so many headers with so many versions a job (1 or
+        ``self.versions``), freed on leaving. Compiles at first use."""
         raise TypeError("a device has its own session")
 
     def search(self, work: Work) -> Solutions:
         if not len(work.headers) or not work.count:
             return solutions(*(np.zeros(0, np.uint32),) * 3, work.rolls)
         expected = 2.0**32 / (float(np.median(target_words(work.headers["bits"])[:, 7])) + 1)
+        versions = versions_a_job(work.rolls, self.versions)
         # A sixteenth of the expected work: enough to be worth a unit, and little is tried past a hit.
-        chunk = min(max(int(expected / 16) // self.lanes, 1) * self.lanes, MAX_CHUNK)
-        hashes = min(max(int(self.rate() * LAUNCH_SECONDS), self.lanes), MAX_HASHES)
+        chunk = min(max(int(expected / 16 / versions) // self.lanes, 1) * self.lanes, MAX_CHUNK // versions)
+        hashes = min(max(int(self.rate() * LAUNCH_SECONDS), self.lanes * versions), MAX_HASHES)
         # Of easy headers a launch gets no more than what solves nearly all of them; of many headers, as many
         # as it can solve.
-        hashes = int(min(hashes, max(8 * expected * len(work.headers), 64 * self.lanes)))
+        hashes = int(min(hashes, max(8 * expected * len(work.headers), 64 * self.lanes * versions)))
         jobs_each = int(min(max(hashes / expected, 1), MAX_JOBS))
 
         wanted = np.ones(len(work.headers), np.bool_)
-        with self.session(len(work.headers)) as session:
+        with self.session(len(work.headers), versions) as session:
             flying: deque[int] = deque()
             slot = 0
-            chunks = expand(work, wanted, hashes=hashes, jobs=jobs_each)
+            chunks = expand(work, wanted, hashes=hashes, jobs=jobs_each, versions=versions)
             while True:
                 if len(flying) == SLOTS:
                     wanted &= session.wait(flying.popleft()) == 0
@@ -101,22 +110,23 @@ class KernelDevice:
             return self._rate
 
     def _measure(self) -> float:
-        job = np.zeros(1, JOB)  # the target is 0
-        with self.session(1) as session:
+        job = np.zeros(1, JOB)  # the target is 0, and no counter may win
+        chunk = MAX_CHUNK // self.versions
+        with self.session(1, self.versions) as session:
             seconds = 0.0
             for doubling in range(6, 32):
                 # Drivers compile at the first launch, so one that took long is not believed at once.
                 for _ in range(2):
                     job["count"] = count = self.lanes << doubling
                     started = time.perf_counter()
-                    session.submit(0, job, MAX_CHUNK, _units(job, MAX_CHUNK))
+                    session.submit(0, job, chunk, _units(job, chunk))
                     session.wait(0)
                     seconds = time.perf_counter() - started
                     if seconds < LAUNCH_SECONDS / 2:
                         break
-                if seconds >= LAUNCH_SECONDS / 2 or 2 * count > MAX_HASHES:
+                if seconds >= LAUNCH_SECONDS / 2 or 2 * count * self.versions > MAX_HASHES:
                     break
-        return count / seconds
+        return count * self.versions / seconds
 
 
 def _units(jobs: NDArray[Any], chunk: int) -> int:

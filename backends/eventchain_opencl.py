@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-from eventchain_gpu_common import READY_BYTES, SLOTS, KernelDevice, Session
+from eventchain_gpu_common import SLOTS, KernelDevice, Session, ready_bytes
 from eventchain_kernels import source
 from numpy.typing import NDArray
 
@@ -24,6 +24,7 @@ except ImportError as error:
         hint="pip install pyopencl; on a host without a GPU also pocl-binary-distribution",
     ) from None
 
+CPU_VERSIONS, GPU_VERSIONS = 8, 4
 GPU_GROUP = 128
 PREPARE_GROUP = 32  # fixed: PoCL compiles a kernel anew for every group size, for a quarter of a second
 GPU_ITEMS_A_UNIT = 2048  # work-items in flight on a compute unit: what today's GPUs hold at most
@@ -32,8 +33,8 @@ GPU_ITEMS_A_UNIT = 2048  # work-items in flight on a compute unit: what today's 
 class OpenCLSession:
     """One in-order queue; results are read back behind each launch."""
 
-    def __init__(self, program: Any, context: Any, shape: Shape, headers: int) -> None:
-        self._context, self._shape, self._headers = context, shape, headers
+    def __init__(self, program: Any, context: Any, shape: Shape, headers: int, versions: int) -> None:
+        self._context, self._shape, self._headers, self._versions = context, shape, headers, versions
         self._queue = cl.CommandQueue(context)
         # Kernel objects hold their arguments: a set of their own makes sessions independent.
         self._prepare, self._search = cl.Kernel(program, "prepare_jobs"), cl.Kernel(program, "search")
@@ -50,12 +51,12 @@ class OpenCLSession:
 
     def submit(self, slot: int, jobs: NDArray[Any], chunk: int, units: int) -> None:
         queue, count = self._queue, np.uint32(len(jobs))
-        sent, ready = self._buffer(jobs.nbytes), self._buffer(READY_BYTES * len(jobs))
+        sent, ready = self._buffer(jobs.nbytes), self._buffer(ready_bytes(self._versions) * len(jobs))
         winner = np.empty(self._headers, np.uint32)
         cl.enqueue_copy(queue, sent, jobs, is_blocking=False)
         self._clear(self._counter, 1)
         self._prepare.set_args(sent, ready, count)
-        items = -(-len(jobs) // PREPARE_GROUP) * PREPARE_GROUP
+        items = -(-len(jobs) * self._versions // PREPARE_GROUP) * PREPARE_GROUP
         cl.enqueue_nd_range_kernel(queue, self._prepare, (items,), (PREPARE_GROUP,))
         self._search.set_args(
             sent, ready, count, np.uint32(chunk), np.uint32(units),
@@ -84,47 +85,53 @@ class OpenCLSession:
 
 
 class Shape(NamedTuple):
-    """How the kernel is laid over a device: nonces a work-item, work-items a group, groups at once."""
+    """How the kernel is laid over a device: nonces a work-item, work-items a group, groups at once, and how
+    many rolled versions share a message schedule."""
 
     vector: int
     group: int
     groups: int
+    versions: int
 
 
 def shape_for(device: Any) -> Shape:
     if device.type & cl.device_type.CPU:
         # A core for each group, its vector unit for the lanes; OpenCL's vectors end at 16.
-        return Shape(min(device.preferred_vector_width_int, 16), 1, device.max_compute_units)
+        return Shape(min(device.preferred_vector_width_int, 16), 1, device.max_compute_units, CPU_VERSIONS)
     group = min(GPU_GROUP, device.max_work_group_size)
-    return Shape(1, group, device.max_compute_units * GPU_ITEMS_A_UNIT // group)
+    return Shape(1, group, device.max_compute_units * GPU_ITEMS_A_UNIT // group, GPU_VERSIONS)
 
 
 class OpenCLDevice(KernelDevice):
     def __init__(self, device: Any, name: str, shape: Shape) -> None:
         super().__init__()
         self.name, self.shape = name, shape
-        self.lanes = shape.vector * shape.group
+        self.lanes, self.versions = shape.vector * shape.group, shape.versions
         self._device = device
         self._build_lock = threading.Lock()
-        self._built: tuple[Any, Any] | None = None
+        self._context: Any = None
+        self._programs: dict[int, Any] = {}  # by versions
 
-    def _program(self) -> tuple[Any, Any]:
+    def _program(self, versions: int) -> tuple[Any, Any]:
         with self._build_lock:
-            if self._built is None:
-                context = cl.Context([self._device])
+            self._context = self._context or cl.Context([self._device])
+            if versions not in self._programs:
                 with warnings.catch_warnings():
                     # Compilers talk even when all is well, and PyOpenCL makes a warning of it.
                     warnings.simplefilter("ignore", cl.CompilerWarning)
-                    program = cl.Program(context, source("search.cl")).build(
-                        [f"-DLANES={self.shape.vector}", f"-DGROUP={self.shape.group}"]
+                    self._programs[versions] = cl.Program(self._context, source("search.cl")).build(
+                        [
+                            f"-DLANES={self.shape.vector}",
+                            f"-DGROUP={self.shape.group}",
+                            f"-DVERSIONS={versions}",
+                        ]
                     )
-                self._built = program, context
-            return self._built
+            return self._programs[versions], self._context
 
     @contextmanager
-    def session(self, headers: int) -> Iterator[Session]:
+    def session(self, headers: int, versions: int) -> Iterator[Session]:
         try:
-            session = OpenCLSession(*self._program(), self.shape, headers)
+            session = OpenCLSession(*self._program(versions), self.shape, headers, versions)
             try:
                 yield session
             finally:

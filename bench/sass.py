@@ -1,75 +1,95 @@
-"""Counts what the CUDA kernel costs an SM for each nonce, without a GPU, and what rate that allows.
+"""Counts what the CUDA kernel costs an SM for each hash, without a GPU, and what rate that allows.
 
     python bench/sass.py [--json]
 
-NVRTC compiles exactly the text that CuPy gets; nvdisasm shows the machine code, and the instructions of the
-lane loop are counted by the pipe that executes them. On Hopper an SM starts 128 instructions a clock, 64 of
-them on the ALU and 64 on the FMA pipes (CUDA C++ Programming Guide, arithmetic throughput, 9.0), so a nonce
-takes at least max(ALU / 64, FMA / 64, all / 128) clocks. That is a bound by counting, not a measured rate.
+NVRTC compiles exactly the text that CuPy gets; nvdisasm shows the machine code, and the instructions that a
+hash executes are counted by the pipe that executes them. What a Hopper SM does in a clock, in results for
+threads (CUDA C++ Programming Guide, "Arithmetic Instructions", compute capability 9.0; shared memory has 32
+banks of a word):
 
-The floor is what any kernel of this design executes: 1,805 ALU instructions (rotates, shifts and logic) with
-every addition on the FMA pipe; 2,326 when additions are IADD3 on the ALU.
+    ALU   64   logic, shift, funnel shift, IADD3, compare
+    FMA   64   IMAD. The guide gives one rate for 32-bit multiplication and none for its upper half alone:
+               were IMAD.HI as slow as 16 a clock, one version would take 26.1 clocks, 8 as many as here.
+    FP64  64   DFMA, DADD: units of their own
+    LSU   32   words that LDS and STS move
+    all  128   four schedulers start an instruction for a warp of 32 each
 
-Cubins of other miners for sm_90 that EVENTCHAIN_PEER_CUBIN names, each of one kernel, are counted alike.
+A hash takes at least as many clocks as the pipe that is busiest. That is a bound by counting, not a measured
+rate. The floor for one version is what any kernel of this design executes: 1,805 ALU instructions (rotates,
+shifts and logic) with every addition on the FMA pipe; 2,326 when additions are IADD3 on the ALU.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
-import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from importlib.metadata import PackageNotFoundError, files
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from eventchain_kernels import CUDA_OPTIONS, source
+from eventchain_kernels import CUDA_VARIANTS, cuda_options, source
 
 ARCHITECTURE = "sm_90"
 H200_SMS, H200_GHZ = 132, 1.98
-FLOORS = {"floor, additions on the FMA pipe": (1805, 0), "floor, additions as IADD3": (2326, 0)}
-ALU = {"FLO", "IABS", "IADD", "IADD3", "IMNMX", "ISETP", "LEA", "LOP3", "MOV", "PLOP3", "PRMT", "SEL", "SGXT",
-       "SHF", "VIADD", "VIADDMNMX", "VIMNMX"}  # fmt: skip
-FMA = {"FADD", "FFMA", "FMUL", "IMAD"}
+PIPES = {
+    "ALU": {"FLO", "IABS", "IADD", "IADD3", "IMNMX", "ISETP", "LEA", "LOP3", "MOV", "PLOP3", "PRMT", "SEL",
+            "SGXT", "SHF", "VIADD", "VIADDMNMX", "VIMNMX"},
+    "FMA": {"FADD", "FFMA", "FMUL", "IMAD"},
+    "FP64": {"DADD", "DFMA", "DMUL"},
+    "LSU": {"LDS", "STS"},
+}  # fmt: skip
+RATES = {"ALU": 64, "FMA": 64, "FP64": 64, "LSU": 32}
+ISSUE = 128
+VERSIONS = (1, 4, 8, 16)
+WORDS = {"64": 2, "128": 4}
 
 
 class Cost(NamedTuple):
-    """Instructions a nonce."""
+    """For each hash: instructions by pipe and in all, and words through the LSU."""
 
-    alu: int
-    fma: int
-    other: int = 0
+    alu: float
+    fma: float
+    fp64: float = 0
+    lsu: float = 0
+    all: float = 0
 
     @property
     def clocks(self) -> float:
-        """A nonce on one SM."""
-        return max(self.alu / 64, self.fma / 64, sum(self) / 128)
+        """A hash on one SM."""
+        pipes = zip((self.alu, self.fma, self.fp64, self.lsu), RATES.values(), strict=True)
+        return max(max(count / rate for count, rate in pipes), self.all / ISSUE)
 
     @property
     def h200_ghs(self) -> float:
         return H200_SMS * H200_GHZ / self.clocks
 
 
-def _installed(package: str, pattern: str) -> Path:
-    """A file of an installed wheel. Raises FileNotFoundError."""
-    try:
-        for file in files(package) or ():
-            if re.search(pattern, str(file)):
-                return Path(str(file.locate()))
-    except PackageNotFoundError:
-        pass
-    raise FileNotFoundError(f"{pattern} not found: pip install {package}")
+FLOORS = {"floor of one version": Cost(1805, 1041), "the same, additions as IADD3": Cost(2326, 0)}
 
 
-def compile_cubin(text: str, options: tuple[str, ...] = CUDA_OPTIONS) -> tuple[bytes, str]:
+def _installed(name: str, *packages: str) -> Path:
+    """A file of an installed wheel, `name` a pattern. Raises FileNotFoundError."""
+    for package in packages:
+        try:
+            for file in files(package) or ():
+                if re.fullmatch(name, file.name):
+                    return Path(str(file.locate()))
+        except PackageNotFoundError:
+            pass
+    raise FileNotFoundError(f"{name} not found: pip install {packages[0]}")
+
+
+def compile_cubin(text: str, options: tuple[str, ...]) -> tuple[bytes, str]:
     """Compile with NVRTC, no GPU and no driver. Returns the cubin and the compiler's log with what ptxas says
     of registers and spills. Raises FileNotFoundError when NVRTC is missing, ValueError with the log."""
-    nvrtc = ctypes.CDLL(str(_installed("nvidia-cuda-nvrtc-cu12", r"libnvrtc\.so\.12$")))
+    nvrtc = ctypes.CDLL(str(_installed(r"libnvrtc\.so\.\d+", "nvidia-cuda-nvrtc-cu12", "nvidia-cuda-nvrtc")))
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
 
     def read(what: str) -> bytes:
@@ -95,85 +115,143 @@ def disassemble(cubin: bytes) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "search.cubin")
         path.write_bytes(cubin)
-        tool = _installed("nvidia-cuda-nvdisasm", r"bin/nvdisasm(\.exe)?$")
+        tool = shutil.which("nvdisasm") or _installed(r"nvdisasm(\.exe)?", "nvidia-cuda-nvdisasm")
         return subprocess.run([tool, "-c", path], check=True, capture_output=True, text=True).stdout
 
 
-def lane_loop(sass: str, kernel: str = "search") -> Counter[str]:
-    """Opcodes that one turn of the lane loop executes when the nonce is no candidate.
+class Code(NamedTuple):
+    """One kernel's machine code: its opcodes, for each the instructions that may follow, and where blocks
+    begin."""
 
-    The loop's body is by far the longest stretch without a label. The branch at its end goes around the
-    candidate's check to a tail, and the tail's backward branch to the body's label closes the loop. A kernel
-    without a loop tries one nonce a thread, and leaves after the body: all that it executes is counted.
-    """
-    text = sass[sass.index(f".text.{kernel}:") :]
-    lines: list[tuple[str, str]] = []  # opcode, operands
+    opcodes: list[str]
+    next: list[list[int]]
+    blocks: list[int]
+
+
+def code_of(sass: str, kernel: str) -> Code:
+    """Raises ValueError for control flow that cannot be followed, such as calls."""
+    lines: list[tuple[str, str, str]] = []  # predicate, opcode, operands
     labels: dict[str, int] = {}
-    for line in text.splitlines():
+    for line in sass[sass.index(f".text.{kernel}:") :].splitlines():
         if label := re.match(r"(\.L_x_\d+):", line):
             labels[label[1]] = len(lines)
-        elif line.startswith(".text.") and lines:
+        elif line.startswith((".text.", ".section")) and lines:
             break
-        elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][\w.]*)(.*)", line):
-            lines.append((found[1], found[2]))
-    edges = sorted({*labels.values(), len(lines)})
-    begin, end = max(pairwise(edges), key=lambda edge: edge[1] - edge[0])
-    branch = next((i for i in range(begin, end) if lines[i][0].startswith("BRA")), None)
-    if branch is None:
-        leave = next(i for i in range(end, len(lines)) if lines[i][0] == "EXIT")
-        return Counter(opcode for opcode, _ in lines[: leave + 1])
-    tail = labels[re.findall(r"\.L_x_\d+", lines[branch][1])[0]]
-    back = next(
-        i
-        for i in range(tail, len(lines))
-        if lines[i][0].startswith("BRA") and labels[re.findall(r"\.L_x_\d+", lines[i][1])[0]] == begin
-    )
-    return Counter(opcode for opcode, _ in lines[begin : branch + 1] + lines[tail : back + 1])
+        elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(@!?U?P\w+)?\s*([A-Z][\w.]*)(.*)", line):
+            lines.append((found[1] or "", found[2], found[3]))
+
+    def target(operands: str) -> int:
+        return labels[re.findall(r"\.L_x_\d+", operands)[0]]
+
+    joins = defaultdict(list)  # BSSY names where the threads of a BSYNC meet and go on
+    for _, opcode, operands in lines:
+        if opcode.startswith("BSSY"):
+            joins[re.findall(r"B\d+", operands)[0]].append(target(operands))
+    edges: list[list[int]] = []
+    for i, (predicate, opcode, operands) in enumerate(lines):
+        match opcode.split(".")[0]:
+            case "BRA":
+                goes_on = predicate or re.match(r"\s*!?U?P\d", operands)
+                edges.append([target(operands), *([i + 1] if goes_on else [])])
+            case "EXIT":
+                edges.append([i + 1] if predicate else [])
+            case "BSYNC":
+                edges.append(joins[re.findall(r"B\d+", operands)[0]] + ([i + 1] if predicate else []))
+            case "BRX" | "BRXU" | "JMP" | "JMX" | "CALL" | "RET":
+                raise ValueError(f"cannot follow {opcode}")
+            case _:
+                edges.append([i + 1])
+    ends = {i + 1 for i, edge in enumerate(edges) if edge != [i + 1]}
+    return Code([opcode for _, opcode, _ in lines], edges, sorted({0, *labels.values(), *ends}))
 
 
-def cost_of(opcodes: Counter[str]) -> Cost:
-    kinds = Counter[str]()
-    for opcode, count in opcodes.items():
-        base = opcode.split(".")[0]
-        kinds["alu" if base in ALU else "fma" if base in FMA else "other"] += count
-    return Cost(kinds["alu"], kinds["fma"], kinds["other"])
+def turn(code: Code, start: int, without: tuple[int, int] | None = None) -> list[int]:
+    """The fewest instructions that lead from `start` back to it, one branch left out. Raises ValueError."""
+    before: dict[int, int] = {}
+    queue = [start]
+    for i in queue:
+        for k in code.next[i]:
+            if (i, k) == without:
+                continue
+            if k == start:
+                path = [i]
+                while path[-1] != start:
+                    path.append(before[path[-1]])
+                return path[::-1]
+            if k not in before and k < len(code.opcodes):
+                before[k] = i
+                queue.append(k)
+    raise ValueError("not in a loop")
 
 
-def peers() -> dict[str, Cost]:
-    """Costs of the kernels in the cubins that EVENTCHAIN_PEER_CUBIN names (as PATH names folders)."""
-    costs = {}
-    for path in filter(None, os.environ.get("EVENTCHAIN_PEER_CUBIN", "").split(os.pathsep)):
-        sass = disassemble(Path(path).read_bytes())
-        kernel = re.findall(r"^\.text\.(\w+):", sass, re.MULTILINE)[0]
-        costs[f"peer, {kernel}"] = cost_of(lane_loop(sass, kernel))
-    if not costs:
-        print("peers are left out: EVENTCHAIN_PEER_CUBIN names no cubin")
-    return costs
+def hash_cost(code: Code, versions: int) -> tuple[Cost, Counter[str]]:
+    """What a hash costs that is no candidate, and the opcodes of a turn of its loop.
+
+    The longest block hashes one nonce with one version. The shortest way from it back to it is the loop over
+    versions; the shortest that does not close that loop is the loop over nonces, which executes the former
+    once. Candidates, the next unit of work and the end are detours and longer.
+    """
+    start = max(pairwise([*code.blocks, len(code.opcodes)]), key=lambda block: block[1] - block[0])[0]
+    inner = turn(code, start)
+    total = Counter(code.opcodes[i] for i in inner)
+    for_one = total.copy()
+    if versions > 1:
+        (back,) = ((i, k) for i, k in pairwise([*inner, start]) if k <= i)
+        outer = Counter(code.opcodes[i] for i in turn(code, start, back))
+        total = outer + Counter({opcode: (versions - 1) * count for opcode, count in total.items()})
+    pipes = Counter[str]()
+    for opcode, count in total.items():
+        base, *suffixes = opcode.split(".")
+        pipe = next((name for name, bases in PIPES.items() if base in bases), "other")
+        pipes[pipe] += count * (next((WORDS[s] for s in suffixes if s in WORDS), 1) if pipe == "LSU" else 1)
+    return Cost(*(pipes[pipe] / versions for pipe in PIPES), total.total() / versions), for_one
+
+
+class Kernel(NamedTuple):
+    registers: int
+    spilled: int  # bytes stored
+    shared: int  # bytes a block
+    cost: Cost
+    opcodes: Counter[str]
+
+
+def kernel(versions: int, variant: str) -> Kernel:
+    """A variant of search.cu, compiled and counted. Raises as :func:`compile_cubin`."""
+    cubin, log = compile_cubin(source("search.cu"), cuda_options(versions, CUDA_VARIANTS[variant]))
+    said = log[log.index("'search'") :]
+    numbers = (r"Used (\d+) registers", r"(\d+) bytes spill stores", r"(\d+) bytes smem")
+    registers, spilled, shared = (int(re.findall(number, said)[0]) for number in numbers)
+    return Kernel(registers, spilled, shared, *hash_cost(code_of(disassemble(cubin), "search"), versions))
 
 
 def main() -> int:
     try:
-        cubin, log = compile_cubin(source("search.cu"))
-        opcodes = lane_loop(disassemble(cubin))
+        variants = {
+            (name, versions): kernel(versions, name) for name in CUDA_VARIANTS for versions in VERSIONS
+        }
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 2
-    cost = cost_of(opcodes)
-    registers = int(re.findall(r"Used (\d+) registers", log[log.index("'search'") :])[0])
     if "--json" in sys.argv[1:]:
-        print(
-            json.dumps(dict(cost._asdict(), clocks=cost.clocks, h200_ghs=cost.h200_ghs, registers=registers))
-        )
+        rows = [
+            {
+                "variant": name, "versions": versions, **found.cost._asdict(), "clocks": found.cost.clocks,
+                "h200_ghs": found.cost.h200_ghs, "registers": found.registers, "shared": found.shared,
+            }
+            for (name, versions), found in variants.items()
+        ]  # fmt: skip
+        print(json.dumps(rows))
         return 0
-    print(
-        f"{'instructions a nonce':34} {'ALU':>6} {'FMA':>6} {'other':>6} {'clocks/SM':>10} {'H200 GH/s':>10}"
-    )
-    rows = {f"search.cu, {registers} registers": cost} | {name: Cost(*row) for name, row in FLOORS.items()}
-    rows |= peers()
-    for name, row in rows.items():
-        print(f"{name:34} {row.alu:6} {row.fma:6} {row.other:6} {row.clocks:10.2f} {row.h200_ghs:10.2f}")
-    print("GH/s are an H200's bounds from counting (132 SMs at 1.98 GHz), not measured")
-    print(", ".join(f"{opcode} {count}" for opcode, count in opcodes.most_common()))
+    print(f"{'instructions a hash':30} {'ALU':>6} {'FMA':>6} {'FP64':>6} {'LSU':>6} {'all':>6} "
+          f"{'clocks/SM':>10} {'H200 GH/s':>10} {'registers':>10}")  # fmt: skip
+    costs = {
+        f"{name}, {versions} versions": (found.cost, found.registers)
+        for (name, versions), found in variants.items()
+    }
+    for name, (cost, registers) in (costs | {name: (cost, 0) for name, cost in FLOORS.items()}).items():
+        print(f"{name:30} {cost.alu:6.0f} {cost.fma:6.0f} {cost.fp64:6.0f} {cost.lsu:6.0f} {cost.all:6.0f} "
+              f"{cost.clocks:10.2f} {cost.h200_ghs:10.2f} {registers or '':>10}")  # fmt: skip
+    print("LSU: words. GH/s are an H200's bounds from counting (132 SMs at 1.98 GHz), not measured")
     return 0
 
 

@@ -64,11 +64,10 @@ def expand(
     start, size = work.start // np.uint64(versions), np.uint64(versions)
     rolls, end = work.rolls // versions, work.rolls // versions * NONCES
     wanted &= start < end
-    # An unaligned start needs a run more.
-    aligned = not (work.start % size).any()
-    count = min(-(-work.count // versions) + (0 if aligned else 1), end)
+    within = int((work.start % size).max(initial=0))
+    count = min(-(-(within + work.count) // versions), end) if work.count else 0
     done = 0
-    while done < count and work.count:
+    while done < count:
         # A window: the next runs of every header, as many as fill a chunk.
         alive = int(np.count_nonzero(wanted & (start < end - done)))
         if not alive:

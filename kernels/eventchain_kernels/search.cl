@@ -1,4 +1,5 @@
-/* OpenCL shell. Compile with -DLANES=<1, 2, 4, 8 or 16> and -DGROUP=<work-items in a group>. */
+/* OpenCL shell. Compile with -DLANES=<1, 2, 4, 8 or 16>, -DGROUP=<work-items in a group> and
+   -DVERSIONS=<rolled versions of a job>. */
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -48,6 +49,25 @@
 #else
 #define LANE_LIST 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
 #endif
+#endif
+
+#define READY_SPACE
+#define READY_OF(p, from) const Ready constants_copied = *(from); const Ready *p = &constants_copied
+
+#if VERSIONS == 1
+#define KEYED_SPACE
+#define KEYED_PARAMETER
+#define KEYED_ARGUMENT
+#elif GROUP == 1
+#define KEYED_SPACE WORD keyed[KEYED_WORDS]
+#define KEYED_PARAMETER , WORD *keyed
+#define KEYED_ARGUMENT , keyed
+#define KEYED(i) keyed[i]
+#else
+#define KEYED_SPACE __local WORD keyed[KEYED_WORDS * GROUP]
+#define KEYED_PARAMETER , __local WORD *keyed
+#define KEYED_ARGUMENT , keyed
+#define KEYED(i) keyed[(i) * GROUP + LOCAL_ID]
 #endif
 
 #include "search.h"

@@ -12,24 +12,33 @@
      FETCH_ADD(p, x)   atomic *p += x, gives the old value
      CLAIM(p, x)       atomic: if *p is 0 it becomes x; gives the old value
      LOAD(p)           reads a word that others may be writing
+     READY_OF(p, from) declares p, from which lanes read the job's constants that lie at `from`
+     KEYED_SPACE       declares what KEYED_ARGUMENT passes on, with a comma before it; or nothing
      LANE_NUMBERS      WORD that holds 0 to LANES - 1
      ANY_ZERO(x)       whether any lane of WORD x is zero
      LANE(x, k)        lane k of WORD x
 */
 
+#if VERSIONS > 1
+#define SHARE_SCHEDULE(p, number) expand_keyed(p, number, one KEYED_ARGUMENT);
+#else
+#define SHARE_SCHEDULE(p, number)
+#endif
+
 #include "sha256d.h"
 
+/* One work-item for each version of each job. */
 KERNEL void prepare_jobs(const GLOBAL Job *jobs, GLOBAL Ready *ready, U32 count)
 {
     U32 i = GLOBAL_ID;
-    if (i < count)
-        prepare(&jobs[i], &ready[i]);
+    if (i < count * VERSIONS)
+        prepare(&jobs[i / VERSIONS], &ready[i / VERSIONS], i % VERSIONS);
 }
 
 /* One launch: `units` units, which are chunks of `chunk` nonces of `job_count` jobs.
 
    counter:  the next unit; 0 before the launch
-   winner:   a word a header: 1 + the roll of the job that won it, or 0
+   winner:   a word a header: 1 + the roll of the version that won it, or 0
    nonce:    a word a header: the winner's nonce; set when the launch is over, not with the winner
    one:      1 (see ADD)
 */
@@ -37,6 +46,7 @@ KERNEL void search(const GLOBAL Job *jobs, const GLOBAL Ready *ready, U32 job_co
                    GLOBAL U32 *counter, GLOBAL U32 *winner, GLOBAL U32 *nonce, U32 one)
 {
     LOCAL_SHARED U32 next;
+    KEYED_SPACE;
     for (;;) {
         BARRIER; /* all have read the last unit */
         if (LOCAL_ID == 0)
@@ -46,20 +56,24 @@ KERNEL void search(const GLOBAL Job *jobs, const GLOBAL Ready *ready, U32 job_co
             return;
         const GLOBAL Job *job = &jobs[next % job_count];
         U64 offset = (U64)(next / job_count) * chunk;
-        if (offset >= job->count || LOAD(&winner[job->header]))
+        if (offset >= job->count || LOAD(&winner[job->index]))
             continue;
-        const Ready constants = ready[next % job_count];
+        READY_OF(constants, &ready[next % job_count]);
         U32 begin = job->first + (U32)offset;
         U32 count = job->count - offset < chunk ? (U32)(job->count - offset) : chunk;
         for (U32 i = LOCAL_ID * LANES; i < count; i += GROUP * LANES) {
-            WORD top = lane(&constants, LANE_NUMBERS + (begin + i), one);
-            if (ANY_ZERO(top))
-                for (U32 k = 0; k < LANES && i + k < count; k++)
-                    if (LANE(top, k) == 0 && wins(job, begin + i + k)) {
-                        if (CLAIM(&winner[job->header], job->roll + 1) == 0)
-                            nonce[job->header] = begin + i + k;
-                        count = 0; /* this unit is done */
-                    }
+            WORD number = LANE_NUMBERS + (begin + i);
+            SHARE_SCHEDULE(constants, number)
+            for (U32 v = 0; v < VERSIONS; v++) {
+                WORD top = lane(constants, v, number, one KEYED_ARGUMENT);
+                if (ANY_ZERO(top))
+                    for (U32 k = 0; k < LANES && i + k < count; k++)
+                        if (LANE(top, k) == 0 && wins(job, begin + i + k, v)) {
+                            if (CLAIM(&winner[job->index], job->roll + v + 1) == 0)
+                                nonce[job->index] = begin + i + k;
+                            count = 0; /* this unit is done */
+                        }
+            }
         }
     }
 }

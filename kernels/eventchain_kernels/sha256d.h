@@ -1,10 +1,11 @@
 /* The SHA-256d core: one text for OpenCL, CUDA and a host build.
 
-   It searches the nonce of an 80-byte block header. The host gives the state after the header's first 64 bytes
-   (the midstate) and the next three words; the second block of the first hash is then those three words, the
-   nonce and padding, and the second hash has one block. What does not depend on the nonce is done once a job
-   (`prepare`); a lane (`lane`) computes only word 7 of the digest, the most significant of the number that is
-   held against the target; what may be a hit is computed again in full (`wins`).
+   It searches nonce and version of an 80-byte block header. The second block of the first hash is the header's
+   last three words, the nonce and padding, and the second hash has one block. What does not depend on the
+   nonce, such as the state after the header's first block (the midstate), is done once a job and version
+   (`prepare`). The second block's schedule depends on the nonce and not on the version, so versions share it
+   (`expand_keyed`). A lane (`lane`) computes only word 7 of the digest, the most significant of the number that
+   is held against the target; what may be a hit is computed again in full (`wins`).
    Source of the algorithm: FIPS 180-4.
 
    A shell defines, before it includes this:
@@ -17,7 +18,16 @@
      FUNCTION          the qualifiers of a device function
      TABLE             the qualifiers of a constant table
      GLOBAL            the address space of buffers
+     VERSIONS          rolled versions of a job
+     KEYED(i)          with more than one version: word i of a work-item's own KEYED_WORDS words of type WORD
+     KEYED_PARAMETER   declares, with a comma before it, the parameter that KEYED reads and writes; or nothing
+     WORD_s0, WORD_s1  on WORD what SHA_s0 and SHA_s1 are; where it leaves them out they are these
+     UNROLL_16         unrolls the loop behind it 16 times, where arrays with a variable index are dear; or nothing
+     READY_SPACE       the address space from which a lane reads a job's constants
 */
+
+#define ROLL_MASK 0x1fffe000u /* of the header's version: BIP 320 */
+#define ROLL_SHIFT 13
 
 #define K0 0x428a2f98u
 #define K1 0x71374491u
@@ -100,31 +110,40 @@ TABLE U32 SHA256_K[64] = {
     K48, K49, K50, K51, K52, K53, K54, K55, K56, K57, K58, K59, K60, K61, K62, K63
 };
 
-/* One header with one roll of its version bits, as the host sends it (`eventchain.mining.jobs.JOB`). */
+/* One header with a run of its rolled versions, as the host sends it (`eventchain.mining.jobs.JOB`). */
 typedef struct {
-    U32 midstate[8];
-    U32 tail[3];    /* words 16 to 18 of the header: end of the Merkle root, time, bits */
+    U32 header[20]; /* as in the work, little-endian words */
     U32 target[8];  /* little-endian words, 7 the most significant */
     U32 first;      /* first nonce to try */
-    U32 header;     /* index of the header in the work */
-    U32 roll;       /* value of the rolled version bits */
+    U32 index;      /* of the header in the work */
+    U32 roll;       /* the first of VERSIONS rolled versions */
+    U32 rolls;      /* nonce * rolls + roll is a counter */
     U64 count;      /* nonces to try, at least 1; first + count is at most 2^32 */
+    U64 begin, end; /* counters from begin to end - 1 may win */
 } Job;
 
 /* What a lane needs of a job. */
 typedef struct {
-    U32 state[8];    /* entering round 4, without the nonce in words 0 and 4, with K4 + W4 in word 7 */
-    U32 midstate[8];
-    U32 w16, w17;    /* schedule words without the nonce */
-    U32 w18, w19;    /* the same, less their terms in the nonce */
-    U32 w31, w32;    /* the terms of these that are without the nonce */
-    U32 mask;        /* bits of digest word 7 that are zero in every hash that meets the target */
+    U32 state[VERSIONS][8]; /* entering round 4, without the nonce in words 0 and 4, with K4 + W4 in word 7 */
+    U32 midstate[VERSIONS][8];
+    U32 w16, w17;           /* schedule words without the nonce */
+    U32 w18, w19;           /* the same, less their terms in the nonce */
+    U32 w31, w32;           /* the terms of these that are without the nonce */
+    U32 mask;               /* bits of digest word 7 that are zero in every hash that meets the target */
 } Ready;
 
 #define SHA_S0(x) (ROTR(x, 2) ^ ROTR(x, 13) ^ ROTR(x, 22))
 #define SHA_S1(x) (ROTR(x, 6) ^ ROTR(x, 11) ^ ROTR(x, 25))
 #define SHA_s0(x) (ROTR(x, 7) ^ ROTR(x, 18) ^ ((x) >> 3))
 #define SHA_s1(x) (ROTR(x, 17) ^ ROTR(x, 19) ^ ((x) >> 10))
+
+#ifndef WORD_s0
+#define WORD_s0(x) SHA_s0(x)
+#define WORD_s1(x) SHA_s1(x)
+#endif
+#ifndef UNROLL_16
+#define UNROLL_16
+#endif
 
 /* -- once a job, and for candidates: rolled, scalar, small ------------------------------------------------ */
 
@@ -136,6 +155,7 @@ FUNCTION U32 byte_swapped(U32 x)
 /* Rounds `begin` to `end` of the compression function; `w` is overwritten with the next 16 schedule words. */
 FUNCTION void sha256_rounds(U32 *s, U32 *w, int begin, int end)
 {
+    UNROLL_16
     for (int i = begin; i < end; i++) {
         U32 *x = &w[i & 15];
         if (i >= 16)
@@ -149,17 +169,46 @@ FUNCTION void sha256_rounds(U32 *s, U32 *w, int begin, int end)
     }
 }
 
-FUNCTION void prepare(const GLOBAL Job *job, GLOBAL Ready *ready)
+/* One compression: `s` is the state, `w` the block, which is overwritten. */
+FUNCTION void sha256_block(U32 *s, U32 *w)
+{
+    U32 before[8];
+    for (int k = 0; k < 8; k++)
+        before[k] = s[k];
+    sha256_rounds(s, w, 0, 64);
+    for (int k = 0; k < 8; k++)
+        s[k] += before[k];
+}
+
+FUNCTION void initial_state(U32 *s)
+{
+    s[0] = IV0, s[1] = IV1, s[2] = IV2, s[3] = IV3, s[4] = IV4, s[5] = IV5, s[6] = IV6, s[7] = IV7;
+}
+
+/* The state after the header's first 64 bytes with version `v` of the job. */
+FUNCTION void midstate_of(const GLOBAL Job *job, U32 v, U32 *s)
+{
+    U32 w[16];
+    for (int k = 0; k < 16; k++)
+        w[k] = byte_swapped(k ? job->header[k] : (job->header[0] & ~ROLL_MASK) | (job->roll + v) << ROLL_SHIFT);
+    initial_state(s);
+    sha256_block(s, w);
+}
+
+/* Version `v` of the job; the first also makes what all of them share. */
+FUNCTION void prepare(const GLOBAL Job *job, GLOBAL Ready *ready, U32 v)
 {
     U32 s[8], w[16];
+    midstate_of(job, v, s);
     for (int k = 0; k < 8; k++)
-        s[k] = ready->midstate[k] = job->midstate[k];
+        ready->midstate[v][k] = s[k];
     for (int k = 0; k < 16; k++)
-        w[k] = k < 3 ? job->tail[k] : 0u;
+        w[k] = k < 3 ? byte_swapped(job->header[16 + k]) : 0u;
     sha256_rounds(s, w, 0, 4); /* with a nonce of 0 */
     for (int k = 0; k < 8; k++)
-        ready->state[k] = s[k];
-    ready->state[7] += K4 + 0x80000000u;
+        ready->state[v][k] = k < 7 ? s[k] : s[k] + K4 + 0x80000000u;
+    if (v)
+        return;
     ready->w16 = w[0] + SHA_s0(w[1]);
     ready->w17 = w[1] + SHA_s0(w[2]) + 0x01100000u; /* s1(W15), W15 = 640, the length in bits */
     ready->w18 = w[2] + SHA_s1(ready->w16);
@@ -172,29 +221,29 @@ FUNCTION void prepare(const GLOBAL Job *job, GLOBAL Ready *ready)
     ready->mask = byte_swapped(~top);
 }
 
-/* Whether the hash of the job's header with this nonce, a little-endian number, is at most the target. */
-FUNCTION int wins(const GLOBAL Job *job, U32 nonce)
+/* Whether the job's header with this nonce, a little-endian number, and version `v` is to be tried and its
+   hash at most the target. */
+FUNCTION int wins(const GLOBAL Job *job, U32 nonce, U32 v)
 {
+    U64 counter = (U64)nonce * job->rolls + (job->roll + v);
+    if (counter < job->begin || counter >= job->end)
+        return 0;
     U32 s[8], w[16];
-    for (int k = 0; k < 8; k++)
-        s[k] = job->midstate[k];
+    midstate_of(job, v, s);
     for (int k = 0; k < 16; k++)
-        w[k] = k < 3 ? job->tail[k] : 0u;
+        w[k] = k < 3 ? byte_swapped(job->header[16 + k]) : 0u;
     w[3] = byte_swapped(nonce);
     w[4] = 0x80000000u;
     w[15] = 640u;
-    sha256_rounds(s, w, 0, 64);
-    for (int k = 0; k < 8; k++)
-        w[k] = job->midstate[k] + s[k];
-    for (int k = 8; k < 16; k++)
-        w[k] = 0u;
+    sha256_block(s, w);
+    for (int k = 0; k < 16; k++)
+        w[k] = k < 8 ? s[k] : 0u;
     w[8] = 0x80000000u;
     w[15] = 256u;
-    s[0] = IV0, s[1] = IV1, s[2] = IV2, s[3] = IV3, s[4] = IV4, s[5] = IV5, s[6] = IV6, s[7] = IV7;
-    sha256_rounds(s, w, 0, 64);
-    w[0] = IV0, w[1] = IV1, w[2] = IV2, w[3] = IV3, w[4] = IV4, w[5] = IV5, w[6] = IV6, w[7] = IV7;
+    initial_state(s);
+    sha256_block(s, w);
     for (int k = 7; k >= 0; k--) {
-        U32 digest = byte_swapped(w[k] + s[k]);
+        U32 digest = byte_swapped(s[k]);
         if (digest != job->target[k])
             return digest < job->target[k];
     }
@@ -216,50 +265,86 @@ FUNCTION int wins(const GLOBAL Job *job, U32 nonce)
 /* Round i with a schedule word that is a constant, and with one that is in w. */
 #define ROUND_K(i, c) STEP(i, ADD(S(i, 7), K##i + (c)))
 #define ROUND(i) STEP(i, ADD(S(i, 7), ADD(W(i), K##i)))
-#define EXPAND(i) W(i) = ADD(ADD(W(i), SHA_s0(W(i + 1))), ADD(W(i + 9), SHA_s1(W(i + 14))));
+#define EXPAND(i) W(i) = ADD(ADD(W(i), WORD_s0(W(i + 1))), ADD(W(i + 9), WORD_s1(W(i + 14))));
 #define NEXT(i) EXPAND(i) ROUND(i)
 
-/* Word 7 of the digest for one nonce a lane, less the bits that may be set in a hit: 0 for what may be one. */
-FUNCTION WORD lane(const Ready *p, WORD number, U32 one)
+/* The first hash's schedule from W18 on, USE(i) after each word. */
+#define FIRST_SCHEDULE(USE) \
+    W(16) = p->w16; W(17) = p->w17; \
+    W(18) = ADD(WORD_s0(nonce), p->w18); USE(18) \
+    W(19) = ADD(nonce, p->w19); USE(19) \
+    W(20) = ADD(WORD_s1(W(18)), 0x80000000u); USE(20) \
+    W(21) = WORD_s1(W(19)); USE(21) \
+    W(22) = ADD(WORD_s1(W(20)), 640u); USE(22) \
+    W(23) = ADD(WORD_s1(W(21)), W(16)); USE(23) \
+    W(24) = ADD(WORD_s1(W(22)), W(17)); USE(24) \
+    W(25) = ADD(WORD_s1(W(23)), W(18)); USE(25) \
+    W(26) = ADD(WORD_s1(W(24)), W(19)); USE(26) \
+    W(27) = ADD(WORD_s1(W(25)), W(20)); USE(27) \
+    W(28) = ADD(WORD_s1(W(26)), W(21)); USE(28) \
+    W(29) = ADD(WORD_s1(W(27)), W(22)); USE(29) \
+    W(30) = ADD(ADD(WORD_s1(W(28)), 0x00a00055u), W(23)); USE(30) /* s0(W15) */ \
+    W(31) = ADD(ADD(WORD_s1(W(29)), W(24)), p->w31); USE(31) \
+    W(32) = ADD(ADD(WORD_s1(W(30)), W(25)), p->w32); USE(32) \
+    EXPAND(33) USE(33) EXPAND(34) USE(34) EXPAND(35) USE(35) EXPAND(36) USE(36) EXPAND(37) USE(37) \
+    EXPAND(38) USE(38) EXPAND(39) USE(39) EXPAND(40) USE(40) EXPAND(41) USE(41) EXPAND(42) USE(42) \
+    EXPAND(43) USE(43) EXPAND(44) USE(44) EXPAND(45) USE(45) EXPAND(46) USE(46) EXPAND(47) USE(47) \
+    EXPAND(48) USE(48) EXPAND(49) USE(49) EXPAND(50) USE(50) EXPAND(51) USE(51) EXPAND(52) USE(52) \
+    EXPAND(53) USE(53) EXPAND(54) USE(54) EXPAND(55) USE(55) EXPAND(56) USE(56) EXPAND(57) USE(57) \
+    EXPAND(58) USE(58) EXPAND(59) USE(59) EXPAND(60) USE(60) EXPAND(61) USE(61) EXPAND(62) USE(62) \
+    EXPAND(63) USE(63)
+
+#if VERSIONS > 1
+/* All versions share the schedule: it is expanded once a nonce, with K, into a table of 46 words. */
+#define KEYED_WORDS 46
+#define KEEP(i) KEYED(i - 18) = ADD(W(i), K##i);
+#define KEYED_ROUND(i) STEP(i, ADD(S(i, 7), KEYED(i - 18)))
+
+FUNCTION void expand_keyed(const READY_SPACE Ready *p, WORD number, U32 one KEYED_PARAMETER)
+{
+    WORD w[16];
+    WORD nonce = BYTE_SWAPPED(number);
+    (void)one;
+    FIRST_SCHEDULE(KEEP)
+}
+#endif
+
+/* Word 7 of the digest for one nonce a lane with version v, less the bits that may be set in a hit: 0 for what
+   may be one. */
+FUNCTION WORD lane(const READY_SPACE Ready *p, U32 v, WORD number, U32 one KEYED_PARAMETER)
 {
     WORD s[8], w[16], t;
     WORD nonce = BYTE_SWAPPED(number); /* the header is little-endian, SHA-256 is big-endian */
     (void)one;
 
     /* First hash, from round 4 on. S(4, 0) and S(4, 4) hold the nonce's share of round 3. */
-    S(4, 0) = nonce + p->state[0];
-    S(4, 4) = nonce + p->state[4];
-    S(4, 1) = p->state[1], S(4, 2) = p->state[2], S(4, 3) = p->state[3];
-    S(4, 5) = p->state[5], S(4, 6) = p->state[6];
-    STEP(4, p->state[7])
+    S(4, 0) = nonce + p->state[v][0];
+    S(4, 4) = nonce + p->state[v][4];
+    S(4, 1) = p->state[v][1], S(4, 2) = p->state[v][2], S(4, 3) = p->state[v][3];
+    S(4, 5) = p->state[v][5], S(4, 6) = p->state[v][6];
+    STEP(4, p->state[v][7])
     ROUND_K(5, 0) ROUND_K(6, 0) ROUND_K(7, 0) ROUND_K(8, 0) ROUND_K(9, 0)
     ROUND_K(10, 0) ROUND_K(11, 0) ROUND_K(12, 0) ROUND_K(13, 0) ROUND_K(14, 0) ROUND_K(15, 640u)
     W(16) = p->w16; ROUND(16)
     W(17) = p->w17; ROUND(17)
-    W(18) = ADD(SHA_s0(nonce), p->w18); ROUND(18)
-    W(19) = ADD(nonce, p->w19); ROUND(19)
-    W(20) = ADD(SHA_s1(W(18)), 0x80000000u); ROUND(20)
-    W(21) = SHA_s1(W(19)); ROUND(21)
-    W(22) = ADD(SHA_s1(W(20)), 640u); ROUND(22)
-    W(23) = ADD(SHA_s1(W(21)), W(16)); ROUND(23)
-    W(24) = ADD(SHA_s1(W(22)), W(17)); ROUND(24)
-    W(25) = ADD(SHA_s1(W(23)), W(18)); ROUND(25)
-    W(26) = ADD(SHA_s1(W(24)), W(19)); ROUND(26)
-    W(27) = ADD(SHA_s1(W(25)), W(20)); ROUND(27)
-    W(28) = ADD(SHA_s1(W(26)), W(21)); ROUND(28)
-    W(29) = ADD(SHA_s1(W(27)), W(22)); ROUND(29)
-    W(30) = ADD(ADD(SHA_s1(W(28)), 0x00a00055u), W(23)); ROUND(30) /* s0(W15) */
-    W(31) = ADD(ADD(SHA_s1(W(29)), W(24)), p->w31); ROUND(31)
-    W(32) = ADD(ADD(SHA_s1(W(30)), W(25)), p->w32); ROUND(32)
-    NEXT(33) NEXT(34) NEXT(35) NEXT(36) NEXT(37) NEXT(38) NEXT(39) NEXT(40) NEXT(41) NEXT(42) NEXT(43)
-    NEXT(44) NEXT(45) NEXT(46) NEXT(47) NEXT(48) NEXT(49) NEXT(50) NEXT(51) NEXT(52) NEXT(53)
-    NEXT(54) NEXT(55) NEXT(56) NEXT(57) NEXT(58) NEXT(59) NEXT(60) NEXT(61) NEXT(62) NEXT(63)
+#if VERSIONS > 1
+    KEYED_ROUND(18) KEYED_ROUND(19) KEYED_ROUND(20) KEYED_ROUND(21) KEYED_ROUND(22) KEYED_ROUND(23)
+    KEYED_ROUND(24) KEYED_ROUND(25) KEYED_ROUND(26) KEYED_ROUND(27) KEYED_ROUND(28) KEYED_ROUND(29)
+    KEYED_ROUND(30) KEYED_ROUND(31) KEYED_ROUND(32) KEYED_ROUND(33) KEYED_ROUND(34) KEYED_ROUND(35)
+    KEYED_ROUND(36) KEYED_ROUND(37) KEYED_ROUND(38) KEYED_ROUND(39) KEYED_ROUND(40) KEYED_ROUND(41)
+    KEYED_ROUND(42) KEYED_ROUND(43) KEYED_ROUND(44) KEYED_ROUND(45) KEYED_ROUND(46) KEYED_ROUND(47)
+    KEYED_ROUND(48) KEYED_ROUND(49) KEYED_ROUND(50) KEYED_ROUND(51) KEYED_ROUND(52) KEYED_ROUND(53)
+    KEYED_ROUND(54) KEYED_ROUND(55) KEYED_ROUND(56) KEYED_ROUND(57) KEYED_ROUND(58) KEYED_ROUND(59)
+    KEYED_ROUND(60) KEYED_ROUND(61) KEYED_ROUND(62) KEYED_ROUND(63)
+#else
+    FIRST_SCHEDULE(ROUND)
+#endif
 
     /* Second hash. Its first round starts from constants; rounds 1 to 3 have a constant h. */
-    W(0) = ADD(S(64, 0), p->midstate[0]), W(1) = ADD(S(64, 1), p->midstate[1]);
-    W(2) = ADD(S(64, 2), p->midstate[2]), W(3) = ADD(S(64, 3), p->midstate[3]);
-    W(4) = ADD(S(64, 4), p->midstate[4]), W(5) = ADD(S(64, 5), p->midstate[5]);
-    W(6) = ADD(S(64, 6), p->midstate[6]), W(7) = ADD(S(64, 7), p->midstate[7]);
+    W(0) = ADD(S(64, 0), p->midstate[v][0]), W(1) = ADD(S(64, 1), p->midstate[v][1]);
+    W(2) = ADD(S(64, 2), p->midstate[v][2]), W(3) = ADD(S(64, 3), p->midstate[v][3]);
+    W(4) = ADD(S(64, 4), p->midstate[v][4]), W(5) = ADD(S(64, 5), p->midstate[v][5]);
+    W(6) = ADD(S(64, 6), p->midstate[v][6]), W(7) = ADD(S(64, 7), p->midstate[v][7]);
     S(1, 0) = ADD(W(0), 0xfc08884du);
     S(1, 4) = ADD(W(0), 0x98c7e2a2u);
     S(1, 1) = IV0, S(1, 2) = IV1, S(1, 3) = IV2, S(1, 5) = IV4, S(1, 6) = IV5, S(1, 7) = IV6;
@@ -269,22 +354,22 @@ FUNCTION WORD lane(const Ready *p, WORD number, U32 one)
     ROUND(4) ROUND(5) ROUND(6) ROUND(7)
     ROUND_K(8, 0x80000000u) ROUND_K(9, 0) ROUND_K(10, 0) ROUND_K(11, 0)
     ROUND_K(12, 0) ROUND_K(13, 0) ROUND_K(14, 0) ROUND_K(15, 256u)
-    W(16) = ADD(W(0), SHA_s0(W(1))); ROUND(16)
-    W(17) = ADD(ADD(W(1), 0x00a00000u), SHA_s0(W(2))); ROUND(17) /* s1(W15) */
-    W(18) = ADD(ADD(W(2), SHA_s0(W(3))), SHA_s1(W(16))); ROUND(18)
-    W(19) = ADD(ADD(W(3), SHA_s0(W(4))), SHA_s1(W(17))); ROUND(19)
-    W(20) = ADD(ADD(W(4), SHA_s0(W(5))), SHA_s1(W(18))); ROUND(20)
-    W(21) = ADD(ADD(W(5), SHA_s0(W(6))), SHA_s1(W(19))); ROUND(21)
-    W(22) = ADD(ADD(ADD(W(6), 256u), SHA_s0(W(7))), SHA_s1(W(20))); ROUND(22)
-    W(23) = ADD(ADD(ADD(W(7), 0x11002000u), SHA_s1(W(21))), W(16)); ROUND(23) /* s0(W8) */
-    W(24) = ADD(ADD(SHA_s1(W(22)), 0x80000000u), W(17)); ROUND(24)
-    W(25) = ADD(SHA_s1(W(23)), W(18)); ROUND(25)
-    W(26) = ADD(SHA_s1(W(24)), W(19)); ROUND(26)
-    W(27) = ADD(SHA_s1(W(25)), W(20)); ROUND(27)
-    W(28) = ADD(SHA_s1(W(26)), W(21)); ROUND(28)
-    W(29) = ADD(SHA_s1(W(27)), W(22)); ROUND(29)
-    W(30) = ADD(ADD(SHA_s1(W(28)), 0x00400022u), W(23)); ROUND(30) /* s0(W15) */
-    W(31) = ADD(ADD(ADD(SHA_s1(W(29)), 256u), W(24)), SHA_s0(W(16))); ROUND(31)
+    W(16) = ADD(W(0), WORD_s0(W(1))); ROUND(16)
+    W(17) = ADD(ADD(W(1), 0x00a00000u), WORD_s0(W(2))); ROUND(17) /* s1(W15) */
+    W(18) = ADD(ADD(W(2), WORD_s0(W(3))), WORD_s1(W(16))); ROUND(18)
+    W(19) = ADD(ADD(W(3), WORD_s0(W(4))), WORD_s1(W(17))); ROUND(19)
+    W(20) = ADD(ADD(W(4), WORD_s0(W(5))), WORD_s1(W(18))); ROUND(20)
+    W(21) = ADD(ADD(W(5), WORD_s0(W(6))), WORD_s1(W(19))); ROUND(21)
+    W(22) = ADD(ADD(ADD(W(6), 256u), WORD_s0(W(7))), WORD_s1(W(20))); ROUND(22)
+    W(23) = ADD(ADD(ADD(W(7), 0x11002000u), WORD_s1(W(21))), W(16)); ROUND(23) /* s0(W8) */
+    W(24) = ADD(ADD(WORD_s1(W(22)), 0x80000000u), W(17)); ROUND(24)
+    W(25) = ADD(WORD_s1(W(23)), W(18)); ROUND(25)
+    W(26) = ADD(WORD_s1(W(24)), W(19)); ROUND(26)
+    W(27) = ADD(WORD_s1(W(25)), W(20)); ROUND(27)
+    W(28) = ADD(WORD_s1(W(26)), W(21)); ROUND(28)
+    W(29) = ADD(WORD_s1(W(27)), W(22)); ROUND(29)
+    W(30) = ADD(ADD(WORD_s1(W(28)), 0x00400022u), W(23)); ROUND(30) /* s0(W15) */
+    W(31) = ADD(ADD(ADD(WORD_s1(W(29)), 256u), W(24)), WORD_s0(W(16))); ROUND(31)
     NEXT(32) NEXT(33) NEXT(34) NEXT(35) NEXT(36) NEXT(37) NEXT(38) NEXT(39) NEXT(40) NEXT(41) NEXT(42)
     NEXT(43) NEXT(44) NEXT(45) NEXT(46) NEXT(47) NEXT(48) NEXT(49) NEXT(50) NEXT(51) NEXT(52) NEXT(53)
     NEXT(54) NEXT(55) NEXT(56) NEXT(57) NEXT(58) NEXT(59) NEXT(60)

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pyopencl
 import pytest
-from eventchain_gpu_common import READY_BYTES, SLOTS, KernelDevice
-from eventchain_kernels import source
+from eventchain_gpu_common import SLOTS, KernelDevice, ready_bytes
+from eventchain_kernels import CUDA_GROUP, CUDA_VARIANTS, CUDA_VERSIONS, cuda_options, source
 from eventchain_opencl import OpenCLDevice, Shape
 from eventchain_opencl import open_backend as open_opencl
 from eventchain_reference import ReferenceDevice
@@ -31,7 +31,8 @@ from eventchain.contracts.backend import NONCES, Work
 from eventchain.formats.header import HEADER, bits_for_difficulty, meets_target, with_counters
 from eventchain.mining.jobs import JOB, expand
 
-SASS = runpy.run_path(str(Path(__file__).parents[2] / "bench" / "sass.py"))
+BENCH = Path(__file__).parents[2] / "bench"
+SASS = runpy.run_path(str(BENCH / "sass.py"))
 HEADERS = np.frombuffer(b"".join(bytes.fromhex(raw) for raw in BITCOIN.values()), HEADER)
 
 
@@ -41,13 +42,15 @@ def random_headers(seed: int, n: int, bits: int) -> np.ndarray:
     return headers
 
 
-def job_of(header: np.ndarray) -> np.ndarray:
-    """One job for the header as it stands, its version included."""
+def job_of(header: np.ndarray, versions: int) -> tuple[np.ndarray, int]:
+    """One job for the header as it stands, and which of its versions is the header's own."""
     rolls = 2**16
     roll = int(header["version"]) >> 13 & 0xFFFF
-    work = Work(header.reshape(1), np.array([roll], np.uint64), 1, rolls)
-    (job,) = expand(work, np.ones(1, np.bool_), hashes=1)
-    return job
+    counter = int(header["nonce"]) * rolls + roll
+    work = Work(header.reshape(1), np.array([counter], np.uint64), 1, rolls)
+    (job,) = expand(work, np.ones(1, np.bool_), hashes=1, versions=versions)
+    assert len(job) == 1
+    return job, roll - int(job["roll"][0])
 
 
 def digest_of(header: np.ndarray) -> bytes:
@@ -60,45 +63,57 @@ def digest_of(header: np.ndarray) -> bytes:
 @pytest.mark.parametrize("name", ["search.cl", "search.cu", "host.c"])
 def test_source_is_one_text_without_includes(name):
     text = source(name)
-    assert "#include" not in text
+    assert '#include "' not in text
     assert text.count("TABLE U32 SHA256_K[64]") == 1
 
 
 # -- the core, built as C -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory) -> ctypes.CDLL:
+@pytest.fixture(scope="module", params=[(1, "ALU"), (4, "FMA"), (8, "FP64")], ids=str)
+def host(request, tmp_path_factory) -> ctypes.CDLL:
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler here; the same text runs in the OpenCL tests")
+    versions, pipe = request.param
     folder = tmp_path_factory.mktemp("host")
     (folder / "host.c").write_text(source("host.c"))
-    flags = ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    subprocess.run([compiler, *flags, "host.c", "-o", "host.so"], cwd=folder, check=True)
+    flags = [
+        "-std=gnu11",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-fPIC",
+        "-shared",
+        f"-DVERSIONS={versions}",
+        f"-DSIGMA_PIPE={pipe}",
+    ]
+    subprocess.run([compiler, *flags, "host.c", "-o", "host.so", "-lm"], cwd=folder, check=True)
     library = ctypes.CDLL(str(folder / "host.so"))
     library.word7.restype = ctypes.c_uint32
+    library.versions = versions
     return library
 
 
 def test_core_on_bitcoin_blocks(host):
     for header in HEADERS:
-        job = job_of(header)
+        job, version = job_of(header, host.versions)
         nonce = ctypes.c_uint32(int(header["nonce"]))
-        assert host.word7(job.ctypes.data_as(ctypes.c_void_p), nonce) == 0
-        assert host.meets_target(job.ctypes.data_as(ctypes.c_void_p), nonce) == 1
+        assert host.word7(job.ctypes.data_as(ctypes.c_void_p), nonce, version) == 0
+        assert host.meets_target(job.ctypes.data_as(ctypes.c_void_p), nonce, version) == 1
         nonce.value += 1
-        assert host.word7(job.ctypes.data_as(ctypes.c_void_p), nonce) != 0
-        assert host.meets_target(job.ctypes.data_as(ctypes.c_void_p), nonce) == 0
+        assert host.word7(job.ctypes.data_as(ctypes.c_void_p), nonce, version) != 0
+        assert host.meets_target(job.ctypes.data_as(ctypes.c_void_p), nonce, version) == 0
 
 
 @given(raw=st.binary(min_size=76, max_size=76), nonce=st.integers(0, NONCES - 1))
 def test_core_is_sha256d(host, raw, nonce):
     header = np.frombuffer(raw + nonce.to_bytes(4, "little"), HEADER)[0].copy()
     header["bits"] = 0x1D00FFFF
-    job = job_of(header)
+    job, version = job_of(header, host.versions)
     digest = digest_of(header)
-    word7 = host.word7(job.ctypes.data_as(ctypes.c_void_p), ctypes.c_uint32(nonce))
+    word7 = host.word7(job.ctypes.data_as(ctypes.c_void_p), ctypes.c_uint32(nonce), version)
     assert word7 == int.from_bytes(digest[28:], "big")
 
 
@@ -107,19 +122,20 @@ def test_full_check_is_exact(host, raw, word):
     """At most the target: equal wins, one less in any word loses, one more wins."""
     header = np.frombuffer(raw, HEADER)[0].copy()
     header["bits"] = 0x1D00FFFF
-    job = job_of(header)
+    job, version = job_of(header, host.versions)
     number = int.from_bytes(digest_of(header), "little")
     for target, answer in ((number, 1), (number - 2 ** (32 * word), 0), (number + 2 ** (32 * word), 1)):
         if 0 <= target < 2**256:
             job["target"] = np.frombuffer(target.to_bytes(32, "little"), "<u4")
             nonce = ctypes.c_uint32(int(header["nonce"]))
-            assert host.meets_target(job.ctypes.data_as(ctypes.c_void_p), nonce) == answer
+            assert host.meets_target(job.ctypes.data_as(ctypes.c_void_p), nonce, version) == answer
 
 
 class HostSession:
     """The CUDA shell's kernels, called where CudaSession launches them."""
 
-    def __init__(self, library: ctypes.CDLL, headers: int) -> None:
+    def __init__(self, library: ctypes.CDLL, headers: int, versions: int) -> None:
+        assert versions == library.versions
         self.library = library
         self.winner, self.nonce = np.zeros(headers, np.uint32), np.zeros(headers, np.uint32)
         self.flying: set[int] = set()
@@ -129,7 +145,10 @@ class HostSession:
         assert slot not in self.flying
         self.flying.add(slot)
         self.units.append(units)
-        ready, counter = np.zeros(READY_BYTES * len(jobs), np.uint8), np.zeros(1, np.uint32)
+        ready, counter = (
+            np.zeros(ready_bytes(self.library.versions) * len(jobs), np.uint8),
+            np.zeros(1, np.uint32),
+        )
         data = [array.ctypes.data_as(ctypes.c_void_p) for array in (jobs, ready)]
         out = [array.ctypes.data_as(ctypes.c_void_p) for array in (counter, self.winner, self.nonce)]
         self.library.prepare_all(*data, len(jobs))
@@ -151,12 +170,12 @@ class HostDevice(KernelDevice):
 
     def __init__(self, library: ctypes.CDLL, rate: float) -> None:
         super().__init__()
-        self.library, self._rate = library, rate
+        self.library, self.versions, self._rate = library, library.versions, rate
         self.sessions: list[HostSession] = []
 
     @contextmanager
-    def session(self, headers: int) -> Iterator[HostSession]:
-        self.sessions.append(HostSession(self.library, headers))
+    def session(self, headers: int, versions: int) -> Iterator[HostSession]:
+        self.sessions.append(HostSession(self.library, headers, versions))
         yield self.sessions[-1]
 
 
@@ -182,7 +201,7 @@ def assert_same(work: Work, device: Any) -> None:
 )
 def test_cuda_shell_as_c(host, seed, n, difficulty, count, log_rolls, before_end, rate):
     """All of a search but the GPU itself: jobs, launches of any size, units, claims, results."""
-    rolls = 2**log_rolls
+    rolls = max(2**log_rolls, host.versions)
     start = np.random.default_rng(seed).integers(0, rolls * NONCES, n, np.uint64)
     if before_end is not None:
         start[:] = rolls * NONCES - before_end
@@ -210,30 +229,98 @@ def test_rate_is_measured_once(host):
 # -- the CUDA shell's machine code --------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def cubin() -> tuple[bytes, str]:
-    return SASS["compile_cubin"](source("search.cu"))
+CEILINGS = {
+    # (versions, variant): at most so many ALU, FMA, FP64 and all instructions a hash
+    (1, "imad"): (1815, 1055, 0, 2875),
+    (1, "imad.hi"): (1660, 1210, 0, 2875),
+    (1, "fp64"): (1420, 1155, 400, 2985),
+    (CUDA_VERSIONS, "imad"): (1555, 920, 0, 2505),
+    (CUDA_VERSIONS, "imad.hi"): (1465, 1010, 0, 2505),
+    (CUDA_VERSIONS, "fp64"): (1325, 985, 230, 2575),
+}
 
 
-def test_cuda_compiles_without_spills(cubin):
-    code, log = cubin
-    assert code[:4] == b"\x7fELF"
+@pytest.mark.parametrize(("versions", "variant"), CEILINGS)
+def test_cuda_instructions_a_hash(versions, variant):
+    groups = CUDA_VARIANTS[variant].groups_an_sm
+    kernel = SASS["kernel"](versions, variant)
+    assert kernel.spilled == 0
+    assert kernel.registers * CUDA_GROUP * groups <= 65_536
+    assert groups * (kernel.shared + 1024) <= 228 * 1024  # 1 KB of a block's is the system's
+    assert kernel.shared <= 48 * 1024
+    cost, ceiling = kernel.cost, CEILINGS[versions, variant]
+    for count, most in zip((cost.alu, cost.fma, cost.fp64, cost.all), ceiling, strict=True):
+        assert 0.97 * most <= count <= most
+    if variant != "imad":
+        assert cost.h200_ghs >= (10.0 if versions == 1 else 11.4)
+
+
+def test_cuda_compiles_without_a_stack():
+    _, log = SASS["compile_cubin"](source("search.cu"), cuda_options(CUDA_VERSIONS, CUDA_VARIANTS["fp64"]))
     assert "warning" not in log.lower()
-    spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
-    assert spills == [("0", "0", "0")] * 2  # search and prepare_jobs
-    assert max(int(used) for used in re.findall(r"Used (\d+) registers", log)) <= 72
+    frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    assert frames == [("0", "0", "0")] * 2  # search and prepare_jobs
 
 
-def test_cuda_instructions_a_nonce(cubin):
-    cost = SASS["cost_of"](SASS["lane_loop"](SASS["disassemble"](cubin[0])))
-    assert 1700 < cost.alu <= 1820
-    assert 900 < cost.fma <= 1060
-    assert cost.other <= 20
+def test_hash_cost_of_nested_loops():
+    """Two turns of the inner loop to one of the outer; the detour, the prologue and the end do not count."""
+    sass = """
+.text.search:
+        /*0000*/                   S2R R0, SR_TID.X ;
+.L_x_1:
+        /*0010*/                   STS.128 [R0], R4 ;
+        /*0020*/                   IMAD R1, R1, R2, R3 ;
+.L_x_2:
+        /*0030*/                   LOP3.LUT R1, R1, R2, R3, 0x96, !PT ;
+        /*0040*/                   LOP3.LUT R1, R1, R2, R3, 0x96, !PT ;
+        /*0050*/                   DFMA.RZ R4, R6, R8, R10 ;
+        /*0060*/                   BSSY B0, `(.L_x_3) ;
+        /*0070*/              @P0 BRA `(.L_x_4) ;
+        /*0080*/                   SHF.R.W.U32 R1, R1, 0x7, R1 ;
+        /*0090*/                   SHF.R.W.U32 R1, R1, 0x7, R1 ;
+.L_x_4:
+        /*00a0*/                   BSYNC B0 ;
+.L_x_3:
+        /*00b0*/              @!P1 BRA `(.L_x_2) ;
+        /*00c0*/              @!P2 BRA `(.L_x_1) ;
+        /*00d0*/                   EXIT ;
+.L_x_5:
+        /*00e0*/                   BRA `(.L_x_5);
+"""
+    cost, opcodes = SASS["hash_cost"](SASS["code_of"](sass, "search"), 2)
+    assert cost == ((2 * 2) / 2, 1 / 2, 2 / 2, 4 / 2, (3 + 2 * 7) / 2)
+    assert opcodes["BRA"] == 2
+    with pytest.raises(ValueError, match="CALL"):
+        SASS["code_of"](sass.replace("EXIT", "CALL.REL"), "search")
 
 
 def test_cuda_says_what_is_wrong_with_a_text():
     with pytest.raises(ValueError, match="error"):
-        SASS["compile_cubin"]("__global__ void f() { nothing(); }")
+        SASS["compile_cubin"]("__global__ void f() { nothing(); }", ())
+
+
+def test_arguments_of_the_peers_kernel():
+    """They are all of the header's first 76 bytes that a hash needs."""
+    peer = runpy.run_path(str(BENCH / "_peer_cuda.py"))
+    constants, small0, small1 = peer["_constants"](), peer["_s0"], peer["_s1"]
+    for header in HEADERS:
+        raw = header.tobytes()
+        t1, t2, w16, w18, w17, w19, b, c, d, f, g, h, *midstate, bits = peer["arguments"](raw)
+        assert bits == int.from_bytes(raw[72:76], "big")
+        nonce = int.from_bytes(raw[76:], "big")
+        w18, w19 = (w18 + small0(nonce)) & 0xFFFFFFFF, (w19 + nonce) & 0xFFFFFFFF
+        words = [*(0,) * 4, 1 << 31, *(0,) * 10, 640, w16, w17, w18, w19]
+        for i in range(20, 64):
+            earlier = words[i - 16] + small0(words[i - 15]) + words[i - 7]
+            words.append((earlier + small1(words[i - 2])) & 0xFFFFFFFF)
+        t1 += nonce
+        state = [(t1 + t2) & 0xFFFFFFFF, f, g, h, (midstate[0] + t1) & 0xFFFFFFFF, b, c, d]
+        for i in range(4, 64):
+            state = peer["_round"](state, constants[i] + words[i])
+        digest = b"".join(
+            (x + y & 0xFFFFFFFF).to_bytes(4, "big") for x, y in zip(midstate, state, strict=True)
+        )
+        assert digest == hashlib.sha256(raw).digest()
 
 
 # -- OpenCL -------------------------------------------------------------------------------------------
@@ -248,7 +335,7 @@ def pocl() -> Any:
 
 @pytest.mark.parametrize(
     "shape",
-    [Shape(4, 1, 3), Shape(16, 1, 2), Shape(1, 64, 4)],
+    [Shape(4, 1, 3, 4), Shape(16, 1, 2, 2), Shape(1, 64, 4, 4), Shape(8, 1, 2, 8)],
     ids=str,
 )
 def test_opencl_shapes(shape):
@@ -284,8 +371,7 @@ def test_a_missing_library_is_a_reason(backend, library, package):
 
 
 def test_job_is_as_the_kernels_read_it():
-    """The C struct Job: u32[22], u64."""
-    assert JOB.itemsize == 96
-    assert [JOB.fields[name][1] for name in ("midstate", "tail", "target", "first", "header", "roll")] == [
-        0, 32, 44, 76, 80, 84,
-    ]  # fmt: skip
+    """The C struct Job: u32[32], u64[3]."""
+    assert JOB.itemsize == 152
+    names = ("header", "target", "first", "index", "roll", "rolls", "count", "begin", "end")
+    assert [JOB.fields[name][1] for name in names] == [0, 80, 112, 116, 120, 124, 128, 136, 144]
