@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from eventchain.contracts.backend import Device
 from eventchain.errors import BackendError
 
+CPU_DRIVERS = "PoCL (apt install pocl-opencl-icd) or Intel's (pip install intel-opencl-rt intel-cmplr-lib-rt)"
+
 try:
     import pyopencl as cl
+    from eventchain_opencl_icd import platforms, unusable
 except ImportError as error:
     raise BackendError(
-        f"PyOpenCL cannot be imported: {error}",
-        hint="pip install pyopencl; on a host without a GPU also pocl-binary-distribution",
+        f"PyOpenCL cannot be imported: {error}", hint=f"pip install pyopencl; for CPUs also {CPU_DRIVERS}"
     ) from None
 
 CPU_VERSIONS, GPU_VERSIONS = 8, 4
@@ -96,25 +98,30 @@ class Shape(NamedTuple):
 
 def shape_for(device: Any) -> Shape:
     if device.type & cl.device_type.CPU:
-        # A core for each group, its vector unit for the lanes; OpenCL's vectors end at 16.
-        return Shape(min(device.preferred_vector_width_int, 16), 1, device.max_compute_units, CPU_VERSIONS)
+        # A core for each group, its vector unit for the lanes; OpenCL's vectors end at 16. Intel's driver
+        # prefers 1, as it makes vectors of work-items, which groups of one have not.
+        width = max(device.preferred_vector_width_int, device.native_vector_width_int)
+        return Shape(min(width, 16), 1, device.max_compute_units, CPU_VERSIONS)
     group = min(GPU_GROUP, device.max_work_group_size)
     return Shape(1, group, device.max_compute_units * GPU_ITEMS_A_UNIT // group, GPU_VERSIONS)
 
 
 class OpenCLDevice(KernelDevice):
+    driver: Any
+    """PyOpenCL's device."""
+
     def __init__(self, device: Any, name: str, shape: Shape) -> None:
         super().__init__()
         self.name, self.shape = name, shape
         self.lanes, self.versions = shape.vector * shape.group, shape.versions
-        self._device = device
+        self.driver = device
         self._build_lock = threading.Lock()
         self._context: Any = None
         self._programs: dict[int, Any] = {}  # by versions
 
     def _program(self, versions: int) -> tuple[Any, Any]:
         with self._build_lock:
-            self._context = self._context or cl.Context([self._device])
+            self._context = self._context or cl.Context([self.driver])
             if versions not in self._programs:
                 with warnings.catch_warnings():
                     # Compilers talk even when all is well, and PyOpenCL makes a warning of it.
@@ -137,9 +144,13 @@ class OpenCLDevice(KernelDevice):
             finally:
                 session.close()
         except cl.Error as error:
-            raise BackendError(
-                f"{self.name} failed: {error}", hint="choose another with --device or --backend"
-            ) from error
+            raise BackendError(_said(error), hint="choose another with --device or --backend") from error
+
+
+def _said(error: cl.Error) -> str:
+    """In one line: a compiler's first error, or what else it says first."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return next((line.strip() for line in lines if "error:" in line), lines[0])
 
 
 class OpenCLBackend:
@@ -150,20 +161,23 @@ class OpenCLBackend:
 
 
 def open_backend() -> OpenCLBackend:
-    hint = "install the device's OpenCL driver, or for CPUs: pip install pocl-binary-distribution"
+    hint = f"install the device's OpenCL driver, for CPUs {CPU_DRIVERS}"
     try:
-        platforms = cl.get_platforms()
+        found = platforms()
     except cl.Error as error:  # the loader raises when it knows no platform
         raise BackendError(f"no OpenCL platform: {error}", hint=hint) from error
     devices: list[Device] = []
     reasons: list[str] = []
-    for platform in platforms:
+    for platform in found:
         try:
-            found = platform.get_devices()
+            of_platform = platform.get_devices()
         except cl.Error as error:
             reasons.append(f"{platform.name.strip()}: {error}")
             continue
-        for device in found:
+        for device in of_platform:
+            if reason := unusable(device):
+                reasons.append(reason)
+                continue
             name = f"{device.name.strip()} ({platform.name.strip()}) #{len(devices)}"
             devices.append(OpenCLDevice(device, name, shape_for(device)))
     if not devices:

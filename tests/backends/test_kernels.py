@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import re
 import runpy
 import shutil
@@ -12,7 +13,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,17 +25,20 @@ from eventchain_gpu_common import SLOTS, KernelDevice, ready_bytes
 from eventchain_kernels import CUDA_GROUP, CUDA_VARIANTS, CUDA_VERSIONS, cuda_options, source
 from eventchain_opencl import OpenCLDevice, Shape
 from eventchain_opencl import open_backend as open_opencl
+from eventchain_opencl_icd import intel_runtime, unusable
 from eventchain_reference import ReferenceDevice
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vectors import BITCOIN
 
 from eventchain.contracts.backend import NONCES, Work
+from eventchain.errors import BackendError
 from eventchain.formats.header import HEADER, bits_for_difficulty, meets_target, with_counters
 from eventchain.mining.jobs import JOB, expand
 
 BENCH = Path(__file__).parents[2] / "bench"
 SASS = runpy.run_path(str(BENCH / "sass.py"))
+IMPOSSIBLE = 0x01010000  # target 1
 HEADERS = np.frombuffer(b"".join(bytes.fromhex(raw) for raw in BITCOIN.values()), HEADER)
 
 
@@ -326,11 +332,12 @@ def test_arguments_of_the_peers_kernel():
 # -- OpenCL -------------------------------------------------------------------------------------------
 
 
-def pocl() -> Any:
-    for platform in pyopencl.get_platforms():
-        for device in platform.get_devices(pyopencl.device_type.CPU):
-            return device
-    raise AssertionError("the dev group installs PoCL, a device on every CPU")
+@cache
+def opencl_cpus() -> list[Any]:
+    """Drivers' devices of that kind: the extra `dev` brings at least one that works."""
+    found = [one.driver for one in open_opencl().devices if one.driver.type & pyopencl.device_type.CPU]
+    assert found
+    return found
 
 
 @pytest.mark.parametrize(
@@ -340,11 +347,43 @@ def pocl() -> Any:
 )
 def test_opencl_shapes(shape):
     """Vectors as on CPUs, and groups with barriers as on GPUs: the same answers."""
-    device = OpenCLDevice(pocl(), "PoCL", shape)
     headers = random_headers(7, 40, bits_for_difficulty(8))
     starts = np.random.default_rng(1).integers(0, 4 * NONCES, 40, np.uint64)
     starts[:3] = 4 * NONCES - 150
-    assert_same(Work(headers, starts, 333, 4), device)
+    for driver in opencl_cpus():
+        assert_same(Work(headers, starts, 333, 4), OpenCLDevice(driver, "a CPU", shape))
+
+
+def test_opencl_says_in_one_line_what_a_compiler_does_not_like():
+    device = OpenCLDevice(opencl_cpus()[0], "a CPU", Shape(5, 1, 1, 1))  # there is no uint5
+    with pytest.raises(BackendError, match=r"error: .*uint5") as raised:
+        device.search(Work(random_headers(1, 1, IMPOSSIBLE), np.zeros(1, np.uint64), 10))
+    assert "\n" not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("version", "usable"),
+    [
+        ("OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-generic", False),
+        ("OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-znver3", True),
+        ("OpenCL 3.0 PoCL HSTR: pthread-aarch64-unknown-linux-gnu-generic", True),
+        ("OpenCL 3.0 generic", True),
+    ],
+)
+def test_a_pocl_that_does_not_know_the_processor(version, usable):
+    assert (unusable(SimpleNamespace(version=version)) == "") == usable
+
+
+@pytest.mark.skipif(intel_runtime() is None, reason="Intel's runtime is for Linux on x86-64")
+def test_intels_package_is_found_unless_the_user_names_the_drivers(tmp_path):
+    program = "import eventchain_opencl_icd as icd; print([one.name for one in icd.platforms()])"
+
+    def said(**environment: str) -> str:
+        command = [sys.executable, "-c", program]
+        return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True).stdout
+
+    assert "Intel" in said()
+    assert "Intel" not in said(OCL_ICD_VENDORS=str(tmp_path))
 
 
 def test_opencl_devices_are_named():

@@ -1,0 +1,53 @@
+"""Which OpenCL drivers there are: the loader's own, and Intel's CPU runtime where it is a Python package."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyopencl as cl
+
+SYSTEM = Path("/etc/OpenCL/vendors")
+CHOSEN_BY_USER = ("OCL_ICD_VENDORS", "OPENCL_VENDOR_PATH")
+
+
+def platforms() -> list[Any]:
+    """All OpenCL platforms. Raises pyopencl.Error when there is none.
+
+    PyOpenCL's loader knows the system's drivers (a text file with the library's path for each, an
+    "installable client driver") and PoCL's package. Intel's package brings such a file with a path that
+    exists nowhere, so the loader gets a folder with a right one. It reads it in the process's first call.
+    """
+    library = intel_runtime()
+    if library is None or any(os.environ.get(name) for name in CHOSEN_BY_USER):
+        return list(cl.get_platforms())
+    with TemporaryDirectory(prefix="eventchain-icd-") as folder:
+        for driver in SYSTEM.glob("*.icd"):
+            shutil.copy(driver, folder)
+        Path(folder, "eventchain-intel.icd").write_text(f"{library}\n")
+        os.environ["OCL_ICD_VENDORS"] = folder
+        try:
+            return list(cl.get_platforms())
+        finally:
+            del os.environ["OCL_ICD_VENDORS"]
+
+
+def intel_runtime() -> Path | None:
+    """The library of the package ``intel-opencl-rt``, where it is installed."""
+    try:
+        found = [file for file in files("intel-opencl-rt") or () if file.name == "libintelocl.so"]
+    except PackageNotFoundError:
+        return None
+    return Path(str(found[0].locate())).resolve() if found else None
+
+
+def unusable(device: Any) -> str:
+    """Why nothing can be compiled for the device, or an empty string."""
+    # PoCL names LLVM's processor in its device version; Clang has no "generic" one on x86.
+    if "PoCL" in device.version and "x86_64" in device.version and device.version.endswith("-generic"):
+        return "this PoCL is too old to know this processor"
+    return ""
