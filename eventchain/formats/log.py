@@ -30,8 +30,9 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 def pair_up(hashes: Hashes) -> Hashes:
-    """One level up: (2n, 32) uint8 to (n, 32)."""
-    return hash_levels(hashes, levels=1)[0] if len(hashes) else hashes
+    """One level up: (2n, 32) uint8, or (n, 64), to (n, 32)."""
+    nodes: Hashes = np.ascontiguousarray(hashes).reshape(-1, 32)
+    return hash_levels(nodes, levels=1)[0] if len(nodes) else nodes
 
 
 class Frontier:
