@@ -10,6 +10,10 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
+from eventchain_kernels.native import compress_rows
+from eventchain_kernels.native.sha256 import K
+
 VARIABLE = "EVENTCHAIN_PEER_CUDA"
 KERNEL = "bitcoin_gpu_hash"
 THREADS, NONCES_A_THREAD = 512, 32  # TPB and NONCES_PER_THREAD there
@@ -39,19 +43,6 @@ def _rotr(x: int, n: int) -> int:
     return (x >> n | x << 32 - n) & MASK
 
 
-def _constants() -> list[int]:
-    """SHA-256's: the first 32 bits of the fractions of the cube roots of the first 64 primes."""
-    primes = [p for p in range(2, 312) if all(p % d for d in range(2, p))]
-    roots = []
-    for prime in primes:
-        low, high = 0, 1 << 36
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if middle**3 <= prime << 96 else (low, middle)
-        roots.append(low & MASK)
-    return roots
-
-
 def _round(state: list[int], kw: int) -> list[int]:
     a, b, c, d, e, f, g, h = state
     t = h + (_rotr(e, 6) ^ _rotr(e, 11) ^ _rotr(e, 25)) + (g ^ e & (f ^ g)) + kw
@@ -71,30 +62,18 @@ def arguments(header: bytes) -> list[int]:
     """The kernel's 21 arguments from `t1c` to `compacttarget` for an 80-byte header, whose nonce is ignored:
     the state after the third round of the second block, what the fourth adds up without the nonce, the
     schedule's constant words and the midstate."""
-    k = _constants()
-    words = [int.from_bytes(header[i : i + 4], "big") for i in range(0, 76, 4)]
-    schedule = words[:16]
-    for i in range(16, 64):
-        schedule.append(
-            (schedule[i - 16] + _s0(schedule[i - 15]) + schedule[i - 7] + _s1(schedule[i - 2])) & MASK
-        )
-    initial = [
-        0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19,
-    ]  # fmt: skip
-    state = initial
-    for i in range(64):
-        state = _round(state, k[i] + schedule[i])
-    midstate = [(x + y) & MASK for x, y in zip(state, initial, strict=True)]
+    midstate = compress_rows(np.frombuffer(header, np.uint8, 64).reshape(1, 64))[0].tolist()
+    words = [int.from_bytes(header[i : i + 4], "big") for i in (64, 68, 72)]
     state = midstate
-    for i in range(3):
-        state = _round(state, k[i] + words[16 + i])
+    for constant, word in zip(K, words, strict=False):
+        state = _round(state, constant + word)
     f2, g2, h2, _, b2, c2, d2, _ = state
-    fourth = _round(state, k[3])  # with a nonce of 0
+    fourth = _round(state, K[3])  # with a nonce of 0
     t1 = (fourth[4] - midstate[0]) & MASK
-    w16 = (words[16] + _s0(words[17])) & MASK
-    w17 = (words[17] + _s0(words[18]) + 0x01100000) & MASK
-    constant = [w16, (_s1(w16) + words[18]) & MASK, w17, (_s1(w17) + 0x11002000) & MASK]
-    return [t1, (fourth[0] - t1) & MASK, *constant, b2, c2, d2, f2, g2, h2, *midstate, words[18]]
+    w16 = (words[0] + _s0(words[1])) & MASK
+    w17 = (words[1] + _s0(words[2]) + 0x01100000) & MASK
+    constant = [w16, (_s1(w16) + words[2]) & MASK, w17, (_s1(w17) + 0x11002000) & MASK]
+    return [t1, (fourth[0] - t1) & MASK, *constant, b2, c2, d2, f2, g2, h2, *midstate, words[2]]
 
 
 class Peer:

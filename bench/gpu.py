@@ -154,8 +154,7 @@ def counted() -> dict[tuple[str, int], sass.Cost]:
 
 def counted_peer(text: str) -> sass.Cost:
     cubin, _ = sass.compile_cubin(text, ())
-    cost, _ = sass.hash_cost(sass.code_of(sass.disassemble(cubin), peer_cuda.KERNEL), 1)
-    return cost
+    return sass.hash_cost(sass.code_of(sass.disassemble(cubin), peer_cuda.KERNEL), 1)
 
 
 def limit(cost: sass.Cost | None, device: Any, mhz: float | None) -> float | None:

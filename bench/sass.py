@@ -17,12 +17,16 @@ banks of a word):
 A hash takes at least as many clocks as the pipe that is busiest. That is a bound by counting, not a measured
 rate. The floor for one version is what any kernel of this design executes: 1,805 ALU instructions (rotates,
 shifts and logic) with every addition on the FMA pipe; 2,326 when additions are IADD3 on the ALU.
+
+Cubins of other miners for sm_90 that EVENTCHAIN_PEER_CUBIN names (as PATH names folders), each of one kernel
+that tries one nonce at a time, are counted alike.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -165,15 +169,16 @@ def code_of(sass: str, kernel: str) -> Code:
     return Code([opcode for _, opcode, _ in lines], edges, sorted({0, *labels.values(), *ends}))
 
 
-def turn(code: Code, start: int, without: tuple[int, int] | None = None) -> list[int]:
-    """The fewest instructions that lead from `start` back to it, one branch left out. Raises ValueError."""
+def way(code: Code, start: int, goals: set[int], without: tuple[int, int] | None = None) -> list[int]:
+    """The fewest instructions from `start` on that lead to a goal, itself left out, and not over one branch.
+    Raises ValueError when there is no way."""
     before: dict[int, int] = {}
     queue = [start]
     for i in queue:
         for k in code.next[i]:
             if (i, k) == without:
                 continue
-            if k == start:
+            if k in goals:
                 path = [i]
                 while path[-1] != start:
                     path.append(before[path[-1]])
@@ -181,30 +186,36 @@ def turn(code: Code, start: int, without: tuple[int, int] | None = None) -> list
             if k not in before and k < len(code.opcodes):
                 before[k] = i
                 queue.append(k)
-    raise ValueError("not in a loop")
+    raise ValueError("no way there")
 
 
-def hash_cost(code: Code, versions: int) -> tuple[Cost, Counter[str]]:
-    """What a hash costs that is no candidate, and the opcodes of a turn of its loop.
+def hash_cost(code: Code, versions: int) -> Cost:
+    """What a hash costs that is no candidate.
 
     The longest block hashes one nonce with one version. The shortest way from it back to it is the loop over
     versions; the shortest that does not close that loop is the loop over nonces, which executes the former
-    once. Candidates, the next unit of work and the end are detours and longer.
+    once. Candidates, the next unit of work and the end are detours and longer. A kernel without a loop, as
+    other miners have, is executed from its start to the first end behind the block.
     """
     start = max(pairwise([*code.blocks, len(code.opcodes)]), key=lambda block: block[1] - block[0])[0]
-    inner = turn(code, start)
-    total = Counter(code.opcodes[i] for i in inner)
-    for_one = total.copy()
+    try:
+        inner = way(code, start, {start})
+    except ValueError:
+        ends = {i for i, opcode in enumerate(code.opcodes) if opcode == "EXIT"}
+        whole = way(code, 0, {start}) + way(code, start, ends)
+        total = Counter(code.opcodes[i] for i in whole) + Counter(["EXIT"])
+    else:
+        total = Counter(code.opcodes[i] for i in inner)
     if versions > 1:
         (back,) = ((i, k) for i, k in pairwise([*inner, start]) if k <= i)
-        outer = Counter(code.opcodes[i] for i in turn(code, start, back))
+        outer = Counter(code.opcodes[i] for i in way(code, start, {start}, back))
         total = outer + Counter({opcode: (versions - 1) * count for opcode, count in total.items()})
     pipes = Counter[str]()
     for opcode, count in total.items():
         base, *suffixes = opcode.split(".")
         pipe = next((name for name, bases in PIPES.items() if base in bases), "other")
         pipes[pipe] += count * (next((WORDS[s] for s in suffixes if s in WORDS), 1) if pipe == "LSU" else 1)
-    return Cost(*(pipes[pipe] / versions for pipe in PIPES), total.total() / versions), for_one
+    return Cost(*(pipes[pipe] / versions for pipe in PIPES), total.total() / versions)
 
 
 class Kernel(NamedTuple):
@@ -212,7 +223,6 @@ class Kernel(NamedTuple):
     spilled: int  # bytes stored
     shared: int  # bytes a block
     cost: Cost
-    opcodes: Counter[str]
 
 
 def kernel(versions: int, variant: str) -> Kernel:
@@ -221,7 +231,19 @@ def kernel(versions: int, variant: str) -> Kernel:
     said = log[log.index("'search'") :]
     numbers = (r"Used (\d+) registers", r"(\d+) bytes spill stores", r"(\d+) bytes smem")
     registers, spilled, shared = (int(re.findall(number, said)[0]) for number in numbers)
-    return Kernel(registers, spilled, shared, *hash_cost(code_of(disassemble(cubin), "search"), versions))
+    return Kernel(registers, spilled, shared, hash_cost(code_of(disassemble(cubin), "search"), versions))
+
+
+def peers() -> dict[str, Cost]:
+    """Costs of the kernels in the cubins that EVENTCHAIN_PEER_CUBIN names."""
+    costs = {}
+    for path in filter(None, os.environ.get("EVENTCHAIN_PEER_CUBIN", "").split(os.pathsep)):
+        sass = disassemble(Path(path).read_bytes())
+        (name,) = re.findall(r"^\.text\.(\w+):", sass, re.MULTILINE)
+        costs[f"peer, {name}"] = hash_cost(code_of(sass, name), 1)
+    if not costs:
+        print("peers are left out: EVENTCHAIN_PEER_CUBIN names no cubin", file=sys.stderr)
+    return costs
 
 
 def main() -> int:
@@ -248,7 +270,8 @@ def main() -> int:
         f"{name}, {versions} versions": (found.cost, found.registers)
         for (name, versions), found in variants.items()
     }
-    for name, (cost, registers) in (costs | {name: (cost, 0) for name, cost in FLOORS.items()}).items():
+    costs |= {name: (cost, 0) for name, cost in (FLOORS | peers()).items()}
+    for name, (cost, registers) in costs.items():
         print(f"{name:30} {cost.alu:6.0f} {cost.fma:6.0f} {cost.fp64:6.0f} {cost.lsu:6.0f} {cost.all:6.0f} "
               f"{cost.clocks:10.2f} {cost.h200_ghs:10.2f} {registers or '':>10}")  # fmt: skip
     print("LSU: words. GH/s are an H200's bounds from counting (132 SMs at 1.98 GHz), not measured")
