@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from eventchain.chain.fit import require_fit
+from eventchain.chain.sealed import Receipt, Waiting, find_event, receipt_of, sealed_events
 from eventchain.chain.sealing import Sealer
 from eventchain.chainstores import open_chain_store
 from eventchain.config import DEFAULT_FILE, Config, Mining
@@ -86,6 +87,38 @@ class Chain:
         with self.store.writer():
             require_fit(self.store, self.events, self.anchors)
             yield Sealer(self.store, None, self._clock, self.events)
+
+    def receipt(self, event: str | int) -> Receipt:
+        """Whether the event with this id, or at this position, is sealed, and where. Raises StoreError where
+        there is no such event."""
+        return receipt_of(self.store, find_event(self.events, event))
+
+    def wait_sealed(
+        self, event: str | int, *, confirmations: int = 0, timeout: float | None = None
+    ) -> Receipt:
+        """Wait until the event with this id, or at this position, is sealed, with so many sealed blocks on
+        top. Raises NotSealedError after ``timeout`` seconds, StoreError where there is no such event."""
+        waiting = Waiting(self.store, self.events, event, confirmations, timeout)
+        while not isinstance(found := waiting.look(), Receipt):
+            time.sleep(found)
+        return found
+
+    async def wait_sealed_async(
+        self, event: str | int, *, confirmations: int = 0, timeout: float | None = None
+    ) -> Receipt:
+        """:meth:`wait_sealed` for a coroutine. The stores are read in a thread."""
+        from asyncio import sleep, to_thread
+
+        waiting = await to_thread(Waiting, self.store, self.events, event, confirmations, timeout)
+        while not isinstance(found := await to_thread(waiting.look), Receipt):
+            await sleep(found)
+        return found
+
+    def sealed_events(self, after: int | None = None) -> Iterator[Any]:
+        """Arrow batches of the sealed events that follow position ``after`` (None: from the first), up to
+        what is sealed now; each is held against its leaf. Raises StoreError at one that is missing or was
+        altered. Call it again with the last position seen for what is sealed later."""
+        return sealed_events(self.store, self.events, after)
 
     def verify(
         self,

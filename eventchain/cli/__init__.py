@@ -26,6 +26,8 @@ COMMANDS = {
     "verify": "verify:command",
     "status": "status:command",
     "show": "show:command",
+    "receipt": "receipt:receipt_command",
+    "wait": "receipt:wait_command",
     "backends": "backends:command",
     "bench": "bench:command",
     "demo": "demo:command",
