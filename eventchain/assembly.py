@@ -47,10 +47,7 @@ class Chain:
     def choose(self, backend: str | None = None, device: str | None = None) -> Choice:
         """The backend and devices to mine with, tested; the configuration's where an argument is None.
         Another backend than the configured one does not take the configured device."""
-        backend = backend or self.mining.backend
-        if device is None and backend.casefold() == self.mining.backend.casefold():
-            device = self.mining.device
-        return choose(backend, device)
+        return choose_as_configured(self.mining, backend, device)
 
     @contextmanager
     def sealing(
@@ -143,6 +140,14 @@ class Chain:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def choose_as_configured(mining: Mining, backend: str | None = None, device: str | None = None) -> Choice:
+    """See :meth:`Chain.choose`."""
+    backend = backend or mining.backend
+    if device is None and backend.casefold() == mining.backend.casefold():
+        device = mining.device
+    return choose(backend, device)
 
 
 def open_chain(config: Config | str | Path = DEFAULT_FILE) -> Chain:

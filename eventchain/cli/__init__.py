@@ -23,6 +23,7 @@ COMMANDS = {
     "import": "interchange:import_command",
     "export": "interchange:export_command",
     "mine": "mine:command",
+    "run": "run:command",
     "verify": "verify:command",
     "status": "status:command",
     "show": "show:command",

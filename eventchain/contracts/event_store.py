@@ -57,6 +57,11 @@ class EventStore(Protocol):
         long as reading everything, and may be called while others read."""
         ...
 
+    def wait(self, seconds: float) -> None:
+        """Sleep until something may have been appended, or for so long: a store that is told of new events
+        returns early."""
+        ...
+
     def now(self) -> int:
         """The store's own clock in unix seconds."""
         ...
