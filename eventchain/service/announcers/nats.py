@@ -35,8 +35,9 @@ class NatsSubject:
         if self._connection is None:
             # The caller tries again by itself, at a pace of its own.
             self._connection = await self._nats.connect(
-                self._url, connect_timeout=TIMEOUT, allow_reconnect=False, error_cb=_ignore
-            )
+                self._url, connect_timeout=TIMEOUT, allow_reconnect=False, max_reconnect_attempts=1,
+                error_cb=_ignore,
+            )  # fmt: skip
         try:
             await self._connection.publish(self._subject, message)
             await self._connection.flush(timeout=TIMEOUT)  # the server has it
