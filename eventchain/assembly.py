@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from eventchain.chain.fit import require_fit
 from eventchain.chain.sealing import Sealer
@@ -21,6 +21,7 @@ from eventchain.mining.backends import Choice, choose
 from eventchain.mining.engine import Engine
 
 if TYPE_CHECKING:
+    from eventchain.chain.sealed import Receipt
     from eventchain.verify import Report
 
 
@@ -48,10 +49,7 @@ class Chain:
     def choose(self, backend: str | None = None, device: str | None = None) -> Choice:
         """The backend and devices to mine with, tested; the configuration's where an argument is None.
         Another backend than the configured one does not take the configured device."""
-        backend = backend or self.mining.backend
-        if device is None and backend.casefold() == self.mining.backend.casefold():
-            device = self.mining.device
-        return choose(backend, device)
+        return choose_as_configured(self.mining, backend, device)
 
     @contextmanager
     def sealing(
@@ -89,6 +87,46 @@ class Chain:
             require_fit(self.store, self.events, self.anchors)
             yield Sealer(self.store, None, self._clock, self.events)
 
+    def receipt(self, event: str | int) -> Receipt:
+        """Whether the event with this id, or at this position, is sealed, and where. Raises StoreError where
+        there is no such event."""
+        from eventchain.chain.sealed import find_event, receipt_of
+
+        return receipt_of(self.store, find_event(self.events, event))
+
+    def wait_sealed(
+        self, event: str | int, *, confirmations: int = 0, timeout: float | None = None
+    ) -> Receipt:
+        """Wait until the event with this id, or at this position, is sealed, with so many sealed blocks on
+        top. Raises NotSealedError after ``timeout`` seconds, StoreError where there is no such event."""
+        from eventchain.chain.sealed import Receipt, Waiting
+
+        waiting = Waiting(self.store, self.events, event, confirmations, timeout)
+        while not isinstance(found := waiting.look(), Receipt):
+            time.sleep(found)
+        return found
+
+    async def wait_sealed_async(
+        self, event: str | int, *, confirmations: int = 0, timeout: float | None = None
+    ) -> Receipt:
+        """:meth:`wait_sealed` for a coroutine. The stores are read in a thread."""
+        from asyncio import sleep, to_thread
+
+        from eventchain.chain.sealed import Receipt, Waiting
+
+        waiting = await to_thread(Waiting, self.store, self.events, event, confirmations, timeout)
+        while not isinstance(found := await to_thread(waiting.look), Receipt):
+            await sleep(found)
+        return found
+
+    def sealed_events(self, after: int | None = None) -> Iterator[Any]:
+        """Arrow batches of the sealed events that follow position ``after`` (None: from the first), up to
+        what is sealed now; each is held against its leaf. Raises StoreError at one that is missing or was
+        altered. Call it again with the last position seen for what is sealed later."""
+        from eventchain.chain.sealed import sealed_events
+
+        return sealed_events(self.store, self.events, after)
+
     def verify(
         self,
         anchors: Sequence[Anchor] = (),
@@ -114,6 +152,14 @@ class Chain:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def choose_as_configured(mining: Mining, backend: str | None = None, device: str | None = None) -> Choice:
+    """See :meth:`Chain.choose`."""
+    backend = backend or mining.backend
+    if device is None and backend.casefold() == mining.backend.casefold():
+        device = mining.device
+    return choose(backend, device)
 
 
 def open_chain(config: Config | str | Path = DEFAULT_FILE) -> Chain:

@@ -20,6 +20,8 @@ from eventchain.formats.anchor import Anchor
 
 DEFAULT_FILE = "eventchain.toml"
 DEFAULT_BACKEND = "auto"
+DEFAULT_BLOCK_SECONDS = 1.0
+DEFAULT_SUBJECT = "eventchain.sealed"
 
 _TEMPLATE = """\
 # EventChain. Paths in sqlite URLs are relative to this file's folder.
@@ -45,6 +47,19 @@ backend = {backend}
 
 # Events in a block, at most; --block-events comes before it. The chain's policy may allow fewer.
 block_events = {block_events}
+
+[run]
+# `eventchain run` closes a block after so many seconds, also one that is not full.
+block_seconds = 1.0
+
+# Where it serves /metrics and /healthz.
+# listen = "127.0.0.1:9464"
+
+[announce]
+# Who is told what is sealed: docs/run.md
+# webhook = "https://example.com/sealed"
+# nats = "nats://localhost:4222"
+# postgresql = "postgresql:///orders"
 """
 
 
@@ -59,6 +74,26 @@ class Mining:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """``eventchain run``. block_seconds: how long an event waits for a block to fill; listen: where /metrics
+    and /healthz are served, ``host:port``; nowhere when None."""
+
+    block_seconds: float = DEFAULT_BLOCK_SECONDS
+    listen: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Who is told what is sealed, each None for nobody: URLs of a webhook, a NATS server, a PostgreSQL
+    database."""
+
+    webhook: str | None = None
+    nats: str | None = None
+    nats_subject: str = DEFAULT_SUBJECT
+    postgresql: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """``store`` and ``chain`` are URLs; ``anchor`` is of the genesis."""
 
@@ -66,6 +101,8 @@ class Config:
     chain: str
     anchor: Anchor | None = None
     mining: Mining = field(default_factory=Mining)
+    run: Run = field(default_factory=Run)
+    announce: Announce = field(default_factory=Announce)
 
     @classmethod
     def load(cls, file: str | Path = DEFAULT_FILE) -> Config:
@@ -96,6 +133,10 @@ class Config:
         reader.check_keys(values, cls, "")
         mining = reader.take(values, "mining", dict, {})
         reader.check_keys(mining, Mining, "mining")
+        run = reader.take(values, "run", dict, {})
+        reader.check_keys(run, Run, "run")
+        announce = reader.take(values, "announce", dict, {})
+        reader.check_keys(announce, Announce, "announce")
         folder = path.resolve().parent
         return cls(
             store=resolve(reader.take(values, "store", str), folder),
@@ -105,6 +146,16 @@ class Config:
                 backend=reader.take(mining, "backend", str, DEFAULT_BACKEND),
                 device=reader.take(mining, "device", str, None),
                 block_events=reader.positive(mining, "block_events"),
+            ),
+            run=Run(
+                block_seconds=reader.seconds(run, "block_seconds", DEFAULT_BLOCK_SECONDS),
+                listen=reader.take(run, "listen", str, None),
+            ),
+            announce=Announce(
+                webhook=reader.take(announce, "webhook", str, None),
+                nats=reader.take(announce, "nats", str, None),
+                nats_subject=reader.take(announce, "nats_subject", str, DEFAULT_SUBJECT),
+                postgresql=reader.take(announce, "postgresql", str, None),
             ),
         )
 
@@ -200,6 +251,12 @@ class _Reader:
         if value is not None and value < 1:
             raise ConfigError(f"{self._at(key)}: {key!r} must be at least 1, not {value}")
         return value
+
+    def seconds(self, values: dict[str, Any], key: str, default: float) -> float:
+        value = values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
+            raise ConfigError(f"{self._at(key)}: {key!r} must be a number of seconds, not {value!r}")
+        return float(value)
 
     def anchor(self, values: dict[str, Any]) -> Anchor | None:
         text = self.take(values, "anchor", str, None)

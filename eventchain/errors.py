@@ -42,5 +42,9 @@ class PolicyError(EventChainError):
     """A block that the chain's policy in force does not allow."""
 
 
+class NotSealedError(EventChainError):
+    """An event was not sealed in the time that its application was ready to wait."""
+
+
 class BackendError(EventChainError):
     """A mining backend or device cannot be used, or gave wrong answers."""

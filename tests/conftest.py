@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from chains import Chain, grown_chain
 from hypothesis import settings
+from nats_server import NatsServer
 
 settings.register_profile("eventchain", deadline=None)  # no test fails for a busy machine
 settings.load_profile("eventchain")
@@ -14,3 +18,10 @@ settings.load_profile("eventchain")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """One chain with everything in it. Copy it before you change anything."""
     return grown_chain(tmp_path_factory.mktemp("grown"))
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    server = NatsServer(tmp_path)
+    yield server
+    server.kill()

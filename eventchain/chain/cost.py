@@ -37,7 +37,7 @@ class RewriteCost:
 def total_work(view: ChainView, first: int = 0) -> int:
     """Expected hashes of the trunk's sealed blocks from ``first`` on."""
     total = 0
-    for rows in view.blocks(first, view.trunk.sealed_height + 1):
+    for rows in view.blocks(first, view.sealed_height + 1):
         bits, counts = np.unique(rows.headers["bits"], return_counts=True)
         total += sum(work_of(int(b)) * int(count) for b, count in zip(bits, counts, strict=True))
     return total

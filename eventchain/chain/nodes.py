@@ -162,6 +162,26 @@ class LogReader:
             raise damaged(f"of the pieces {wanted.start} to {wanted.stop - 1} some are cut short")
         return np.frombuffer(raw, ">i8").astype(np.int64)
 
+    def leaves(self, first: int, end: int) -> Hashes:
+        """Hashes of leaves ``first`` to ``end``: (n, 32) uint8."""
+        wanted = range(first // TILE, (end + TILE - 1) // TILE)
+        raw = b"".join(self._whole(self._tile(0, index), 32, index, end) for index in wanted)
+        return np.frombuffer(raw, np.uint8).reshape(-1, 32)[first - wanted.start * TILE :][: end - first]
+
+    def salts(self, first: int, end: int) -> NDArray[np.uint8]:
+        """Salts of leaves ``first`` to ``end``: (n, 16) uint8."""
+        wanted = range(first // TILE, (end + TILE - 1) // TILE)
+        raw = b"".join(self._whole(self._piece(index).salts, 16, index, end) for index in wanted)
+        return np.frombuffer(raw, np.uint8).reshape(-1, 16)[first - wanted.start * TILE :][: end - first]
+
+    @staticmethod
+    def _whole(raw: bytes, width: int, index: int, end: int) -> bytes:
+        """The rows of tile or piece ``index`` that lie below leaf ``end``."""
+        size = width * min(TILE, end - index * TILE)
+        if len(raw) < size:
+            raise damaged(f"tile or piece {index} is cut short")
+        return raw[:size]
+
     def find(self, position: int, size: int) -> int | None:
         """The index of the leaf with this position in a log of ``size`` leaves, or None."""
         low, high = 0, size

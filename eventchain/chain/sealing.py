@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,8 @@ AHEAD = 16_384
 """Blocks searched at once, at most: enough for any device, little enough to hold."""
 TURN = 0.5
 """Seconds that a turn waits for solutions when there is nothing to build."""
+POLL = 0.02
+"""Seconds between two looks for new events."""
 CLOCK_EVERY = 60.0
 """Seconds between two looks at the event store's clock."""
 _HEIGHT = (1 << HEIGHT_BITS) - 1
@@ -52,6 +55,13 @@ class Progress:
     sealed_position: int | None = None
 
 
+class Reached(NamedTuple):
+    """The size of the trunk's log, and the highest position in it, at its newest sealed block."""
+
+    size: int = 0
+    position: int | None = None
+
+
 class Sealer:
     """Seals a chain store's backlog, or only links it where there is no engine. Use inside
     ``store.writer()``."""
@@ -67,7 +77,8 @@ class Sealer:
         self._events = events
         self._found: list[Mined] = []  # solutions that are not durable yet
         self._unsealed: dict[tuple[int, int], tuple[int, int | None]] = {}  # block -> its log size, position
-        self._sealed_size = self._size_sealed()
+        self.sealed = self._reached()
+        self._began_at = self.sealed.size
         self._clock_due = -math.inf
 
     def resume(self) -> None:
@@ -77,6 +88,10 @@ class Sealer:
             while len(blocks := self._store.blocks(tip.branch.id, first, SCAN)):
                 self._submit(Built(tip.branch.id, blocks, list(map(Manifest.parse, blocks.manifests))))
                 first = int(blocks.heights[-1]) + 1
+
+    def rates(self) -> dict[str, float]:
+        """Hashes a second of each device that mines."""
+        return {} if self._engine is None else {name: 1e6 * r for name, r in self._engine.rate().items()}
 
     def build(self, built: Built) -> None:
         """Take on blocks that were added by the builder in a transaction that has been committed."""
@@ -140,6 +155,51 @@ class Sealer:
         if lines is not None:
             self.build(lines)
             self.seal_all(report)
+
+    def follow(self, block_events: int, block_seconds: float, report: Callable[[Progress], None]) -> None:
+        """Seal events as they arrive, until ``report`` raises: a block is closed when ``block_events`` wait
+        for it, or ``block_seconds`` after the first of them was noticed. Blocks are mined meanwhile.
+
+        Raises PolicyError where the event store's clock does not fit.
+        """
+        assert self._events is not None
+        noticed = math.inf
+        while True:
+            waiting = self._waiting(block_events)
+            noticed = min(noticed, time.monotonic()) if waiting else math.inf
+            if waiting >= block_events or time.monotonic() >= noticed + block_seconds:
+                self._check_clock()
+                for chunk in chunks(self._store, self.builder.trunk, self._events, block_events):
+                    self._build_in_turns(chunk, report)
+                noticed = math.inf
+            elif self._unsealed:
+                self._turn(None, POLL)
+            else:
+                self._events.wait(POLL)
+            report(self.progress)
+
+    def _waiting(self, most: int) -> int:
+        """How many events wait for a block, counted up to ``most``."""
+        assert self._events is not None
+        head, after = self._events.head(), self.builder.trunk.position
+        if head is None or (after is not None and head <= after):
+            return 0
+        if head - (-1 if after is None else after) < most:
+            return 1  # too few positions for so many events
+        positions = self._events.read(after, most)["position"].to_numpy()
+        return int(np.searchsorted(positions, head, side="right"))
+
+    def _build_in_turns(self, chunk: Chunk, report: Callable[[Progress], None]) -> None:
+        """Build a chunk as far as ``lag`` and AHEAD allow at a time, mining meanwhile."""
+        rest: Chunk | None = chunk
+        while rest is not None:
+            room = min(self.builder.room(self.builder.trunk), AHEAD - len(self._unsealed))
+            if room > 0:
+                now, rest = rest.split(room)
+                self._turn(now, 0.0)
+            else:
+                self._turn(None, TURN)
+            report(self.progress)
 
     def _read_ahead(self, block_events: int) -> AbstractContextManager[Iterator[Chunk]]:
         assert self._events is not None
@@ -221,21 +281,22 @@ class Sealer:
         size, position = self._unsealed.pop((tip.branch.id, height))
         self.progress.blocks_sealed += 1
         if tip is self.builder.trunk:
-            self.progress.events_sealed = size - self._sealed_size
+            self.sealed = Reached(size, position)
+            self.progress.events_sealed = size - self._began_at
             self.progress.sealed_position = position
 
-    def _size_sealed(self) -> int:
-        """The size of the trunk's log at its newest sealed block."""
+    def _reached(self) -> Reached:
         if not self.builder.tips or self.builder.trunk.sealed is None:
-            return 0
+            return Reached()
         trunk = self.builder.trunk
-        return Manifest.parse(self._store.blocks(trunk.branch.id, trunk.sealed_height, 1).manifests[0]).size
+        said = Manifest.parse(self._store.blocks(trunk.branch.id, trunk.sealed_height, 1).manifests[0])
+        return Reached(said.size, said.position)
 
     def _measure(self) -> None:
         if self._engine is None:
             return
         self.progress.hashes = self._engine.hashes
-        self.progress.rate = sum(self._engine.rate().values()) * 1e6
+        self.progress.rate = sum(self.rates().values())
         self.progress.expected_hashes = self._engine.expected_hashes
 
     def _check_clock(self) -> None:

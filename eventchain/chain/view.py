@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from eventchain.chain.nodes import LogReader, damaged
+from eventchain.chain.prefix import SealedPrefix, said_of
 from eventchain.chain.tip import SCAN, Tip, block_link, read_tips
 from eventchain.contracts.chain_store import Blocks, ChainStore
 from eventchain.contracts.event_store import EventStore
-from eventchain.errors import EventChainError, FormatError, StoreError
+from eventchain.errors import EventChainError
 from eventchain.formats.header import ZERO, seal_of
 from eventchain.formats.log import inclusion_proof
 from eventchain.formats.manifest import Manifest
@@ -71,18 +73,30 @@ class ChainView:
 
     def __init__(self, store: ChainStore) -> None:
         self._store = store
-        self.tips = read_tips(store)
-        if not self.tips:
-            raise StoreError("the chain store holds no chain", hint="`eventchain init` begins one")
-        self.trunk: Tip = next(iter(self.tips.values()))
-        self.log = LogReader(store, self.trunk.branch.id)
+        prefix = SealedPrefix(store)
+        self.sealed_height, self.branch = prefix.height, prefix.trunk
+        newest = store.last_block(self.branch.id)
+        if not len(newest):
+            raise damaged("its trunk has no block")
+        said = said_of(newest.manifests[0])
+        self.height, self.log_size = said.height, said.size
+        self.log = LogReader(store, self.branch.id)
+
+    @cached_property
+    def tips(self) -> dict[str, Tip]:
+        """The tips of all branches by origin, the trunk's first: a pass over all blocks."""
+        return read_tips(self._store)
+
+    @property
+    def trunk(self) -> Tip:
+        return next(iter(self.tips.values()))
 
     # -- blocks
 
     def blocks(self, first: int, end: int) -> Iterator[Blocks]:
         """Rows of the trunk from height ``first`` up to ``end``, some at a time."""
         while first < end:
-            rows = self._store.blocks(self.trunk.branch.id, first, min(SCAN, end - first))
+            rows = self._store.blocks(self.branch.id, first, min(SCAN, end - first))
             if not len(rows):
                 return
             yield rows
@@ -90,11 +104,11 @@ class ChainView:
 
     def block(self, height: int) -> BlockView | None:
         """The block of the trunk at this height, None when there is none."""
-        if not 0 <= height <= self.trunk.height:
+        if not 0 <= height <= self.height:
             return None
         rows = self._row(height)
-        said = self._said(rows)
-        seals = self._seals(height, said) if height <= self.trunk.sealed_height else (None, None)
+        said = said_of(rows.manifests[0])
+        seals = self._seals(height, said) if height <= self.sealed_height else (None, None)
         return BlockView(
             said=said,
             manifest=rows.manifests[0],
@@ -109,11 +123,11 @@ class ChainView:
 
     def size(self, height: int) -> int:
         """Leaves in the log up to and with the block at ``height``; 0 below the genesis."""
-        return self._said(self._row(height)).size if height >= 0 else 0
+        return said_of(self._row(height).manifests[0]).size if height >= 0 else 0
 
     def block_of(self, index: int) -> int:
         """The height of the block that added leaf ``index``."""
-        low, high = 0, self.trunk.height
+        low, high = 0, self.height
         while low < high:
             middle = (low + high) // 2
             if self.size(middle) > index:
@@ -123,16 +137,10 @@ class ChainView:
         return low
 
     def _row(self, height: int) -> Blocks:
-        rows = self._store.blocks(self.trunk.branch.id, height, 1)
+        rows = self._store.blocks(self.branch.id, height, 1)
         if not len(rows) or rows.heights[0] != height:
             raise damaged(f"block {height} is missing")
         return rows
-
-    def _said(self, rows: Blocks) -> Manifest:
-        try:
-            return Manifest.parse(rows.manifests[0])
-        except FormatError as error:
-            raise damaged(f"block {int(rows.heights[0])}: {error.message}") from error
 
     def _seals(self, height: int, said: Manifest) -> tuple[bytes, bytes]:
         """The seal before a sealed block's and its own, from the newest seal that it names up."""
@@ -149,14 +157,14 @@ class ChainView:
 
     def index_of(self, position: int) -> int | None:
         """The leaf of the event at this position, None when the log has none."""
-        return self.log.find(position, self.trunk.log.size)
+        return self.log.find(position, self.log_size)
 
     def prove(self, event: Event) -> Proof:
         """Proof that the newest sealed block commits to the event. Raises EventChainError when no sealed
         block does; it does not check that the event is still what was sealed (:func:`check_proof` does).
         """
         index = self.index_of(event.position)
-        newest = self.block(self.trunk.sealed_height)
+        newest = self.block(self.sealed_height)
         if index is None or newest is None or index >= newest.said.size:
             what = "is not in the chain yet" if index is None else "is in a block that is not sealed yet"
             raise EventChainError(f"the event {what}", hint="`eventchain mine` seals it")

@@ -96,7 +96,7 @@ def _events(chain: Chain, what: str, kind: str | None) -> list[Event]:
 def _state(view: ChainView, height: int, mined: bool) -> str:
     if not mined:
         return "not mined yet"
-    return "sealed" if height <= view.trunk.sealed_height else "mined, above a block that is not"
+    return "sealed" if height <= view.sealed_height else "mined, above a block that is not"
 
 
 def _header_fields(block: BlockView) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _place(view: ChainView, event: Event) -> dict[str, Any]:
     height = view.block_of(index)
     leaf, (salt, _) = view.log.leaf(index), view.log.salt_and_position(index)
     return {
-        "state": "sealed" if height <= view.trunk.sealed_height else "not mined yet",
+        "state": "sealed" if height <= view.sealed_height else "not mined yet",
         "block": height,
         "index": index,
         "leaf": encode_digest(leaf),

@@ -67,7 +67,7 @@ def command(
 
     with open_chain(config_file) as chain, chain.store.snapshot():
         view = ChainView(chain.store)
-        sealed = view.trunk.sealed_height
+        sealed = view.sealed_height
         for height in heights:
             if height > sealed:
                 raise ConfigError(

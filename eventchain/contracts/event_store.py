@@ -72,6 +72,11 @@ class EventStore(Protocol):
         """Begins a check that queries of the store agree with ``read``."""
         ...
 
+    def wait(self, seconds: float) -> None:
+        """Sleep until something may have been appended, or for so long: a store that is told of new events
+        returns early."""
+        ...
+
     def now(self) -> int:
         """The store's own clock in unix seconds."""
         ...

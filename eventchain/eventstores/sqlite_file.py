@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -93,6 +94,10 @@ class SQLiteFile:
             query = f"SELECT max({table.position}) FROM {_rows_of(table).table}"
             found = connection.execute(query).fetchone()
             return None if found[0] is None else int(found[0])
+
+    def wait(self, seconds: float) -> None:
+        """SQLite tells nobody of a commit."""
+        time.sleep(seconds)
 
     def find(self, event_id: str) -> Any:
         with self._snapshot() as (connection, table):

@@ -90,10 +90,17 @@ def test_the_quickstart_runs_as_it_stands(tmp_path: Path) -> None:
     assert "OrderPaid" in done.stdout
     assert (tmp_path / "anchor.txt").read_text().startswith("example.com/orders 1 ")
 
-    snippet = _script("python", "open_chain")
+    snippet = _script("python", "chain.sealing()")
     done = _run([sys.executable, "-c", snippet], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "clean\n"
+
+    done = _run(["bash", "-euxc", _script("sh", "eventchain wait")], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("sealed in block 1") == 2
+    done = _run([sys.executable, "-c", _script("python", "wait_sealed")], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "1 0\n2\n"
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

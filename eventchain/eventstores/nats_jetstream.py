@@ -1,0 +1,239 @@
+"""A NATS JetStream stream as an event store, through nats-py; read only."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Coroutine
+from datetime import datetime
+from threading import RLock
+from time import sleep
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+
+import pyarrow as pa
+
+from eventchain.errors import ConfigError, StoreError
+from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN
+
+try:
+    import nats
+    from nats.errors import Error as NatsError
+    from nats.errors import TimeoutError as NatsTimeout
+    from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+    from nats.js.errors import NotFoundError
+except ImportError as error:
+    raise ConfigError(f"JetStream needs a library: {error}", hint="pip install nats-py") from None
+
+T = TypeVar("T")
+
+ID_HEADER = "Nats-Msg-Id"
+TYPE_HEADER = "ce-type"
+TIMEOUT = 10.0
+"""Seconds that an answer of the server may take."""
+FETCH = 1024
+"""Messages asked for at a time."""
+QUIET_SECONDS = 600.0
+"""After so long without a fetch the server forgets a consumer."""
+HINT = "is nats-server running there, with JetStream (-js)?"
+NATS_ERRORS = (NatsError, OSError, asyncio.TimeoutError)
+
+
+class JetStreamEventStore:
+    """``nats://host:4222/STREAM?credentials=FILE``.
+
+    Declaration 1: position = the sequence, stream = the subject, version unknown, id = the header
+    ``Nats-Msg-Id`` or, without one, ``<stream>/<sequence>``; type = the header ``ce-type`` or empty; time =
+    the server's timestamp in whole microseconds; data = the payload; metadata = a JSON object with sorted
+    keys and no spaces: ``headers`` (name to value, in the order of their names) and ``timestamp``
+    (nanoseconds since 1970 as a string). Of a header that occurs more than once, what nats-py gives.
+
+    The server numbers messages when it takes them, so the last sequence is safe to seal. Usable from several
+    threads, which take turns. Failures are StoreError.
+    """
+
+    source = "nats-jetstream/1"
+    creatable = False
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._stream = unquote(parts.path.strip("/"))
+        if not parts.hostname or not self._stream or "/" in self._stream:
+            raise ConfigError(
+                f"{_without_password(url)!r} names no stream", hint="write it as nats://localhost:4222/ORDERS"
+            )
+        options = dict(parse_qsl(parts.query))
+        for name in options.keys() - {"credentials"}:
+            raise ConfigError(
+                f"{_without_password(url)!r} has an unknown option {name!r}", hint="known: credentials"
+            )
+        self._url = _without_password(url)
+        self._server = urlunsplit((parts.scheme, parts.netloc, "", "", ""))
+        self._credentials = options.get("credentials")
+        self._turn = RLock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="nats", daemon=True)
+        self._thread.start()
+        self._connection: Any = None
+        self._consumer: Any = None
+        self._following: int | None = None  # the sequence after the last that the consumer gave
+        try:
+            self._call(self._info())
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    # -- the contract
+
+    def read(self, after: int | None, limit: int) -> Any:
+        return self._call(self._read(0 if after is None else after, limit))
+
+    def head(self) -> int | None:
+        """The newest sequence that holds a message."""
+        state = self._call(self._info()).state
+        return int(state.last_seq) if state.messages else None
+
+    def wait(self, seconds: float) -> None:
+        sleep(seconds)
+
+    def find(self, event_id: str) -> Any:
+        """By reading the whole stream: JetStream has no index of ids."""
+        found, after = [], 0
+        while (batch := self.read(after, 16 * FETCH)).num_rows:
+            rows = batch["id"].to_pylist()
+            found += [batch.slice(row, 1) for row, name in enumerate(rows) if name == event_id]
+            after = batch["position"][-1].as_py()
+        return (
+            pa.Table.from_batches(found, EVENT_SCHEMA).combine_chunks().to_batches()[0] if found else _EMPTY
+        )
+
+    def faults(self) -> list[str]:
+        """None: a stream has no index beside its messages."""
+        return []
+
+    def now(self) -> int:
+        """The server's clock, as it stands in its answers."""
+
+        async def ask() -> int:
+            answer = await self._connection.request(f"$JS.API.STREAM.INFO.{self._stream}", timeout=TIMEOUT)
+            said = json.loads(answer.data)["ts"]
+            return int(datetime.fromisoformat(said[:19] + "+00:00").timestamp())
+
+        return self._call(ask())
+
+    def close(self) -> None:
+        with self._turn:
+            if not self._loop.is_running():
+                return
+            if self._connection is not None:
+                asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result(TIMEOUT)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    # -- on the loop's thread
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        async def connected() -> T:
+            try:
+                if self._connection is None:
+                    self._connection = await nats.connect(
+                        self._server, user_credentials=self._credentials, connect_timeout=TIMEOUT,
+                        allow_reconnect=False, max_reconnect_attempts=1, error_cb=_ignore,
+                    )  # fmt: skip
+            except BaseException:
+                work.close()
+                raise
+            return await asyncio.wait_for(work, 6 * TIMEOUT)
+
+        with self._turn:
+            try:
+                return asyncio.run_coroutine_threadsafe(connected(), self._loop).result()
+            except NotFoundError as error:
+                raise StoreError(
+                    f"{self._url}: there is no stream {self._stream}", hint="`nats stream ls` lists them"
+                ) from error
+            except NATS_ERRORS as error:
+                asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result()
+                reason = str(error) or type(error).__name__
+                raise StoreError(f"{self._url}: {reason}", hint=HINT) from error
+
+    async def _disconnect(self) -> None:
+        connection, self._connection, self._consumer = self._connection, None, None
+        if connection is not None:
+            await connection.close()
+
+    async def _info(self) -> Any:
+        return await self._connection.jetstream(timeout=TIMEOUT).stream_info(self._stream)
+
+    async def _read(self, after: int, limit: int) -> Any:
+        state = (await self._info()).state
+        columns: list[list[Any]] = [[] for _ in EVENT_SCHEMA]
+        count = 0
+        if self._consumer is None or self._following != after + 1:
+            await self._consume_from(after + 1)
+        following = after + 1
+        while count < limit and following <= state.last_seq:
+            try:
+                messages = await self._consumer.fetch(min(FETCH, limit - count), timeout=1.0)
+            except NatsTimeout:  # what follows was deleted, up to the end
+                break
+            for message in messages:
+                following = message.metadata.sequence.stream + 1
+                for column, value in zip(columns, _row(self._stream, message), strict=True):
+                    column.append(value)
+            count += len(messages)
+        self._following = following
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, EVENT_SCHEMA, strict=True)]
+        return pa.RecordBatch.from_arrays(arrays, schema=EVENT_SCHEMA)
+
+    async def _consume_from(self, sequence: int) -> None:
+        if self._consumer is not None:
+            await self._consumer.unsubscribe()
+        config = ConsumerConfig(
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=sequence,
+            ack_policy=AckPolicy.NONE,
+            inactive_threshold=QUIET_SECONDS,
+            mem_storage=True,
+        )
+        js = self._connection.jetstream(timeout=TIMEOUT)
+        self._consumer = await js.pull_subscribe("", stream=self._stream, config=config)
+
+
+def _row(stream: str, message: Any) -> tuple[Any, ...]:
+    headers = message.headers or {}
+    sequence = message.metadata.sequence.stream
+    # $JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<nanoseconds>.<pending>; newer
+    # servers put a domain and an account before the stream. nats-py's datetime has no nanoseconds.
+    fields = message.reply.split(".")
+    nanoseconds = int(fields[7 if len(fields) == 9 else 9])
+    metadata = {"headers": dict(sorted(headers.items())), "timestamp": str(nanoseconds)}
+    return (
+        sequence,
+        message.subject,
+        UNKNOWN,
+        headers.get(ID_HEADER) or f"{stream}/{sequence}",
+        headers.get(TYPE_HEADER, ""),
+        nanoseconds // 1000,
+        message.data,
+        json.dumps(metadata, separators=(",", ":"), ensure_ascii=False).encode(),
+    )
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
+
+
+async def _ignore(error: Exception) -> None:
+    """What fails is raised where it was asked for."""
+
+
+_EMPTY = pa.RecordBatch.from_arrays([pa.array([], field.type) for field in EVENT_SCHEMA], schema=EVENT_SCHEMA)

@@ -1,0 +1,1 @@
+"""The live service behind ``eventchain run``: sealing as events arrive, metrics, announcements."""

@@ -1,0 +1,61 @@
+"""A webhook: the watermark as a CloudEvent 1.0 in structured JSON, signed with HMAC-SHA-256.
+
+The signature is over the body's bytes, in hex in the header ``X-EventChain-Signature: sha256=…``. A receiver
+that remembers the greatest ``size`` it has seen is safe from repetitions and from replayed requests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import urllib.request
+from datetime import UTC, datetime
+
+from eventchain.errors import ConfigError
+from eventchain.service.watermark import Watermark
+
+SECRET = "EVENTCHAIN_WEBHOOK_SECRET"
+"""The environment variable with the key, which belongs into no configuration file."""
+TYPE = "eventchain.sealed"
+TIMEOUT = 10.0
+
+
+class Webhook:
+    name = "webhook"
+
+    def __init__(self, url: str) -> None:
+        if not url.startswith(("https://", "http://")):
+            raise ConfigError(f"the webhook {url!r} is no http or https URL")
+        secret = os.environ.get(SECRET, "")
+        if not secret:
+            raise ConfigError("the webhook has no key to sign with", hint=f"set {SECRET}")
+        self._url, self._secret = url, secret.encode()
+
+    def announce(self, mark: Watermark) -> None:
+        body = json.dumps(cloud_event(mark), separators=(",", ":")).encode()
+        request = urllib.request.Request(self._url, body, method="POST")
+        request.add_header("Content-Type", "application/cloudevents+json")
+        request.add_header("X-EventChain-Signature", f"sha256={signature(self._secret, body)}")
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            answer.read(1024)
+
+    def close(self) -> None:
+        pass
+
+
+def cloud_event(mark: Watermark) -> dict[str, object]:
+    return {
+        "specversion": "1.0",
+        "id": f"{mark.origin}/{mark.height}",
+        "source": mark.origin,
+        "type": TYPE,
+        "time": datetime.fromtimestamp(mark.time, UTC).isoformat().replace("+00:00", "Z"),
+        "datacontenttype": "application/json",
+        "data": mark.as_dict(),
+    }
+
+
+def signature(secret: bytes, body: bytes) -> str:
+    return hmac.new(secret, body, hashlib.sha256).hexdigest()

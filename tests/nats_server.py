@@ -1,0 +1,55 @@
+"""A real NATS server for tests."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+
+class NatsServer:
+    """A nats-server with JetStream on a free port."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ports = folder / "ports"
+        self._ports.mkdir(exist_ok=True)
+        self._log = folder / "nats.log"
+        self.start()
+
+    def start(self, port: int = -1) -> None:
+        program = Path(sys.executable).parent / "nats-server"
+        for old in self._ports.iterdir():
+            old.unlink()
+        command = [
+            program,
+            "-a",
+            "127.0.0.1",
+            "-p",
+            str(port),
+            "-m",
+            "-1",
+            "-js",
+            "-sd",
+            self._folder / "jetstream",
+        ]
+        self._process = subprocess.Popen(
+            [*command, "--ports_file_dir", self._ports, "-l", self._log], stdout=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            found = list(self._ports.glob("*.ports"))
+            if found and found[0].read_text().strip():
+                urls = json.loads(found[0].read_text())
+                self.url, self.port = urls["nats"][0], int(urls["nats"][0].rpartition(":")[2])
+                with urlopen(urls["monitoring"][0] + "/healthz"):
+                    return
+            time.sleep(0.02)
+        raise AssertionError(self._log.read_text())
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()

@@ -1,0 +1,263 @@
+"""The service as a process: sealing as events arrive, stopping, standing by, outliving its stores."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+from chains import Chain as Files
+from chains import Work, new_chain
+from oracle import check_chain
+
+from eventchain.eventstores import open_event_store
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return new_chain(tmp_path)
+
+
+def append(files: Files, first: int, count: int) -> None:
+    with closing(open_event_store(files.events_url)) as events:
+        Work(None, events, None).append(first, count)
+
+
+class Process:
+    """``eventchain run`` on a chain's files; its log is read by a thread."""
+
+    def __init__(self, files: Files, *arguments: str, config: str = "", **environment: str) -> None:
+        file = files.folder / "eventchain.toml"
+        text = 'store = "sqlite:///events.db"\nchain = "sqlite:///chain.db"\n' + config
+        if not file.exists() or file.read_text() != text:
+            file.write_text(text)
+        command = [
+            sys.executable,
+            "-m",
+            "eventchain",
+            "run",
+            "-C",
+            file,
+            "--backend",
+            "reference",
+            *arguments,
+        ]
+        self._process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        )
+        self.log: list[dict[str, Any]] = []
+        self.text: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as lines:
+            for line in lines:
+                self.text.append(line)
+                if line.startswith("{"):
+                    self.log.append(json.loads(line))
+
+    def until(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 60) -> dict[str, Any]:
+        """The first line of the log that meets it."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for line in list(self.log):
+                if condition(line):
+                    return line
+            assert self._process.poll() is None, "".join(self.text)
+            time.sleep(0.01)
+        raise AssertionError("".join(self.text))
+
+    def says(self, message: str) -> dict[str, Any]:
+        return self.until(lambda line: line["message"] == message)
+
+    def has_sealed(self, position: int) -> dict[str, Any]:
+        return self.until(lambda line: line["message"] == "sealed" and (line["position"] or 0) >= position)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self._process.send_signal(number)
+        code = self._process.wait(60)
+        self._reader.join()
+        return code
+
+
+@contextmanager
+def running(files: Files, *arguments: str, **options: Any) -> Iterator[Process]:
+    process = Process(files, *arguments, **options)
+    try:
+        yield process
+    finally:
+        if process._process.poll() is None:
+            process.stop(signal.SIGKILL)
+
+
+def test_events_are_sealed_as_they_arrive(files):
+    with running(files, "--block-seconds", "0.1") as service:
+        service.says("sealing")
+        append(files, 0, 10)
+        service.has_sealed(10)
+        append(files, 10, 200)  # more than fit a block: closed at once
+        service.has_sealed(192)
+        service.has_sealed(210)
+        assert service.stop() == 0
+        assert "stopping" in [line["message"] for line in service.log]
+    files.check()
+
+
+def test_a_block_is_closed_when_it_is_full(files):
+    """Long before its time is over, and what is left waits."""
+    with running(files, "--block-seconds", "100", "--block-events", "20") as service:
+        service.says("sealing")
+        append(files, 0, 19)
+        time.sleep(0.3)
+        assert not any(line["message"] == "sealed" and line["position"] for line in service.log)
+        append(files, 19, 22)
+        service.has_sealed(40)
+        service.stop()
+    files.check()
+
+
+def test_a_backlog_is_caught_up_first(files):
+    append(files, 0, 3000)
+    with running(files) as service:
+        service.says("caught up")
+        service.has_sealed(3000)
+        append(files, 3000, 1)
+        service.has_sealed(3001)
+        service.stop()
+    files.check()
+
+
+def test_a_standby_takes_over(files):
+    with running(files, "--block-seconds", "0") as first, running(files, "--block-seconds", "0") as second:
+        leader, standby = first, second
+        deadline = time.monotonic() + 60
+        while not any(line["message"] == "standby" for line in leader.log + standby.log):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        if any(line["message"] == "standby" for line in leader.log):
+            leader, standby = standby, leader
+        append(files, 0, 5)
+        leader.has_sealed(5)
+        leader.stop(signal.SIGKILL)
+        began = time.monotonic()
+        standby.says("sealing")
+        assert time.monotonic() - began < 30
+        append(files, 5, 5)
+        standby.has_sealed(10)
+        assert standby.stop(signal.SIGINT) == 0
+    files.check()
+
+
+def test_an_event_store_that_goes_away_is_waited_for(files):
+    with running(files, "--block-seconds", "0", "--listen", "0") as service:
+        append(files, 0, 5)
+        service.has_sealed(5)
+        path, aside = files.events_file, files.folder / "aside"
+        path.rename(aside)
+        service.says("waiting for a store")
+        port = service.says("listening")["port"]
+        with pytest.raises(HTTPError, match="503"):
+            urlopen(f"http://127.0.0.1:{port}/healthz")
+        aside.rename(path)
+        append(files, 5, 5)
+        service.has_sealed(10)
+        with urlopen(f"http://127.0.0.1:{port}/healthz") as answer:
+            assert json.load(answer)["role"] == "sealing"
+        service.stop()
+    files.check()
+
+
+def test_metrics(files):
+    from prometheus_client.parser import text_string_to_metric_families
+
+    with running(files, "--block-seconds", "0", "--listen", "127.0.0.1:0") as service:
+        append(files, 0, 7)
+        service.has_sealed(7)
+        port = service.says("listening")["port"]
+        with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            families = {one.name: one for one in text_string_to_metric_families(answer.read().decode())}
+        values = {name: one.samples[0].value for name, one in families.items() if one.samples}
+        assert values["eventchain_sealed_position"] == 7
+        assert values["eventchain_backlog_events"] == 0
+        assert values["eventchain_events_sealed"] == 7
+        assert values["eventchain_hashes"] > 0
+        roles = {one.labels["role"]: one.value for one in families["eventchain_role"].samples}
+        assert [role for role, value in roles.items() if value] == ["sealing"]
+        with pytest.raises(HTTPError, match="404"):
+            urlopen(f"http://127.0.0.1:{port}/")
+        service.stop()
+
+
+def test_killed_at_any_moment(files):
+    """Events arrive all the time; ten processes are killed, the last one finishes."""
+    done = threading.Event()
+
+    def arrive() -> None:
+        for number in range(100):
+            append(files, 30 * number, 30)
+            time.sleep(0.02)
+        done.set()
+
+    writer = threading.Thread(target=arrive)
+    writer.start()
+    for number in range(10):
+        with running(files, "--block-seconds", "0.05") as service:
+            service.says("sealing")
+            time.sleep(0.03 * number)
+            service.stop(signal.SIGKILL)
+    with running(files, "--block-seconds", "0.05") as service:
+        assert done.wait(120)
+        writer.join()
+        service.has_sealed(3000)
+        service.stop()
+    with files.opened() as (store, events):
+        check_chain(store, events)  # also: none twice, none missing
+    assert files.verify().wrong == []
+
+
+def test_configured_announcements(files, postgresql):
+    import psycopg
+
+    config = f'[announce]\npostgresql = "{postgresql}"\n[run]\nblock_seconds = 0\n'
+    with running(files, config=config) as service:
+        append(files, 0, 3)
+        service.has_sealed(3)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                with psycopg.connect(postgresql) as connection:
+                    rows = connection.execute("SELECT position, size FROM eventchain_watermark").fetchall()
+            except psycopg.errors.UndefinedTable:
+                rows = []
+            if rows == [(3, 3)]:
+                break
+            assert time.monotonic() < deadline, rows
+            time.sleep(0.05)
+        service.stop()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--listen", "nowhere"], "is not an address"),
+        (["--backend", "none"], "there is no backend"),
+    ],
+)
+def test_what_cannot_work_is_said_at_once(files, arguments, said):
+    service = Process(files, *arguments)
+    assert service._process.wait(60) == 2
+    service._reader.join()
+    assert said in "".join(service.text)

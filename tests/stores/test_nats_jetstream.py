@@ -1,0 +1,201 @@
+"""A JetStream stream as an event store, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from click.testing import CliRunner
+from nats.js.api import StreamConfig
+
+import eventchain
+from eventchain.cli import cli
+from eventchain.errors import ConfigError, StoreError
+from eventchain.eventstores.nats_jetstream import JetStreamEventStore
+from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN
+
+
+def do(server: Any, work: Callable[[Any, Any], Any]) -> Any:
+    """Play an application: a connection of its own."""
+
+    async def connected() -> Any:
+        connection = await nats.connect(server.url)
+        try:
+            return await work(connection, connection.jetstream())
+        finally:
+            await connection.close()
+
+    return asyncio.run(connected())
+
+
+def publish(server: Any, first: int, count: int) -> None:
+    async def work(_: Any, js: Any) -> None:
+        for number in range(first, first + count):
+            headers = {"Nats-Msg-Id": f"event-{number}", "ce-type": "changed"} if number % 2 else None
+            await js.publish(f"orders.{number % 3}", b"%d" % number, headers=headers)
+
+    do(server, work)
+
+
+@pytest.fixture
+def server(nats_server: Any) -> Any:
+    async def work(_: Any, js: Any) -> None:
+        await js.add_stream(StreamConfig(name="ORDERS", subjects=["orders.*"], allow_direct=True))
+
+    do(nats_server, work)
+    return nats_server
+
+
+@pytest.fixture
+def store(server: Any):
+    with closing(JetStreamEventStore(f"{server.url}/ORDERS")) as opened:
+        yield opened
+
+
+def test_messages_are_events(server, store):
+    assert store.head() is None
+    assert store.read(None, 10).num_rows == 0
+    before = time.time()
+    publish(server, 0, 5)
+    assert store.head() == 5
+    batch = store.read(None, 10)
+    assert batch.schema == EVENT_SCHEMA
+    rows = batch.to_pylist()
+    assert [row["position"] for row in rows] == [1, 2, 3, 4, 5]
+    assert [row["stream"] for row in rows] == [f"orders.{n % 3}" for n in range(5)]
+    assert [row["id"] for row in rows] == ["ORDERS/1", "event-1", "ORDERS/3", "event-3", "ORDERS/5"]
+    assert [row["type"] for row in rows] == ["", "changed", "", "changed", ""]
+    assert [row["data"] for row in rows] == [b"%d" % n for n in range(5)]
+    assert {row["version"] for row in rows} == {UNKNOWN}
+    for row in rows:
+        assert before - 5 < row["time"] / 1e6 < time.time() + 5
+        said = json.loads(row["metadata"])
+        assert int(said["timestamp"]) // 1000 == row["time"]
+        assert bool(said["headers"]) == (row["type"] == "changed")
+
+
+def test_reading_on_and_anywhere(server, store):
+    publish(server, 0, 50)
+    seen: list[int] = []
+    while (batch := store.read(seen[-1] if seen else None, 7)).num_rows:
+        seen += batch["position"].to_pylist()
+    assert seen == list(range(1, 51))
+    assert store.read(10, 3)["position"].to_pylist() == [11, 12, 13]
+    assert store.read(48, 100)["position"].to_pylist() == [49, 50]
+    assert store.read(50, 100).num_rows == store.read(4711, 1).num_rows == 0
+    assert store.read(10, 3)["position"].to_pylist() == [11, 12, 13]
+
+
+def test_deleted_messages_are_gaps(server, store):
+    publish(server, 0, 10)
+
+    async def work(_: Any, js: Any) -> None:
+        for sequence in (1, 4, 5, 10):
+            await js.delete_msg("ORDERS", sequence)
+
+    do(server, work)
+    assert store.read(None, 100)["position"].to_pylist() == [2, 3, 6, 7, 8, 9]
+    assert store.read(3, 2)["position"].to_pylist() == [6, 7]
+    assert store.read(9, 2).num_rows == 0
+
+
+def test_finding(server, store):
+    publish(server, 0, 6)
+    assert store.find("event-3")["position"].to_pylist() == [4]
+    assert store.find("ORDERS/3")["position"].to_pylist() == [3]
+    assert store.find("nothing").num_rows == 0
+    assert store.find("nothing").schema == EVENT_SCHEMA
+    assert store.faults() == []
+
+
+def test_the_clock_is_the_servers(store):
+    assert abs(store.now() - time.time()) < 60
+
+
+def test_several_threads(server, store):
+    publish(server, 0, 40)
+    found: list[list[int]] = []
+
+    def read(after: int) -> None:
+        found.append(store.read(after, 5)["position"].to_pylist())
+
+    threads = [threading.Thread(target=read, args=(5 * n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(position for positions in found for position in positions) == list(range(1, 41))
+
+
+def test_a_server_that_goes_away_and_comes_back(server, store):
+    publish(server, 0, 3)
+    assert store.head() == 3
+    server.kill()
+    with pytest.raises(StoreError, match="ORDERS"):
+        store.read(None, 5)
+    server.start(server.port)
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            assert store.read(None, 5)["position"].to_pylist() == [1, 2, 3]
+            return
+        except StoreError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "said"),
+    [
+        ("nats://localhost", ConfigError, "names no stream"),
+        ("nats://user:secret@localhost/A/B", ConfigError, "nats://localhost/A/B"),
+        ("nats://localhost/A?color=red", ConfigError, "unknown option 'color'"),
+        ("nats://user:secret@127.0.0.1:1/A", StoreError, "nats://127.0.0.1:1/A"),
+    ],
+)
+def test_urls_that_are_wrong(url, error, said):
+    with pytest.raises(error) as raised:
+        JetStreamEventStore(url)
+    assert said in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_stream_that_is_not_there(nats_server):
+    with pytest.raises(StoreError, match="no stream NOBODY"):
+        JetStreamEventStore(f"{nats_server.url}/NOBODY")
+
+
+def test_sealed_deleted_and_found(server, tmp_path: Path, monkeypatch):
+    """From end to end: the stream is sealed, a message is deleted, verify names it."""
+    monkeypatch.chdir(tmp_path)
+    publish(server, 0, 30)
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(cli, list(arguments))
+
+    options = ["--difficulty", "4", "--backend", "reference"]
+    begun = run("init", "--origin", "example.com/orders", "--store", f"{server.url}/ORDERS", *options)
+    assert begun.exit_code == 0, begun.output
+    assert run("mine", "--backend", "reference").exit_code == 0
+    assert run("verify").exit_code == 0
+    with eventchain.open_chain("eventchain.toml") as chain:
+        assert chain.receipt("event-7").sealed
+
+    async def work(_: Any, js: Any) -> None:
+        await js.delete_msg("ORDERS", 12)
+
+    do(server, work)
+    found = run("verify", "--json")
+    assert found.exit_code == 1
+    findings = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [(one.get("kind"), one.get("position")) for one in findings[:-1] if one.get("kind")] == [
+        ("missing", 12)
+    ]
