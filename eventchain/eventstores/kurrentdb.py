@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pyarrow as pa
 
 from eventchain.errors import ConfigError, StoreError
+from eventchain.eventstores.index_check import PlainCheck
 from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN
 
 try:
@@ -81,9 +82,9 @@ class KurrentDBEventStore:
         """By reading everything: there is no index of ids."""
         return _batch(event for event in self._all(None, 2**62) if str(event.id) == event_id)
 
-    def faults(self) -> list[str]:
+    def index_check(self) -> PlainCheck:
         """None: the server's indexes cannot be read from outside."""
-        return []
+        return PlainCheck()
 
     def now(self) -> int:
         """This host's clock: the server does not tell its own."""

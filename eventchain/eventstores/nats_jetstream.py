@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 import pyarrow as pa
 
 from eventchain.errors import ConfigError, StoreError
+from eventchain.eventstores.index_check import PlainCheck
 from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN
 
 try:
@@ -112,9 +113,9 @@ class JetStreamEventStore:
             pa.Table.from_batches(found, EVENT_SCHEMA).combine_chunks().to_batches()[0] if found else _EMPTY
         )
 
-    def faults(self) -> list[str]:
+    def index_check(self) -> PlainCheck:
         """None: a stream has no index beside its messages."""
-        return []
+        return PlainCheck()
 
     def now(self) -> int:
         """The server's clock, as it stands in its answers."""

@@ -113,7 +113,7 @@ def test_finding(server, store):
     assert store.find("ORDERS/3")["position"].to_pylist() == [3]
     assert store.find("nothing").num_rows == 0
     assert store.find("nothing").schema == EVENT_SCHEMA
-    assert store.faults() == []
+    assert store.index_check().faults() == []
 
 
 def test_the_clock_is_the_servers(store):
