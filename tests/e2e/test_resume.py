@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 from chains import Chain, new_chain
 
 from eventchain.errors import StoreError
+from eventchain.formats.header import HEADER, meets_target
 
 
 @pytest.fixture
@@ -41,8 +43,10 @@ def test_what_was_linked_is_mined(linked: Chain) -> None:
 
 def test_a_planted_time_is_no_solution(linked: Chain) -> None:
     raw = bytearray(header(linked, 2))
-    raw[68:72] = struct.pack("<I", 1_800_000_000)
-    raw[32:36] = b"\xff\xff\xff\xff"
+    for planted in range(1_800_000_000, 1_800_000_100):  # one in sixteen would be a solution
+        raw[68:72] = struct.pack("<I", planted)
+        if not meets_target(np.frombuffer(bytes(raw), HEADER))[0]:
+            break
     plant(linked, 2, bytes(raw))
     with pytest.raises(StoreError, match="damaged"), linked.working():
         pass
