@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -156,12 +156,12 @@ class SQLChainStore:
         connection = getattr(self._own, "connection", None)
         if connection is None:
             raise RuntimeError("writes belong inside transaction()")
-        text, names = _compiled(statement, connection.dialect)
+        command, names = _compiled(statement, connection.dialect)
         rows = list(zip(*(columns[name] for name in names), strict=True))
         if not rows:
             return 0
         with self._errors():  # straight to the driver's cursor: the values need no conversion
-            return int(connection.exec_driver_sql(text, rows).rowcount)
+            return int(connection.exec_driver_sql(command, rows).rowcount)
 
     # -- branches
 
@@ -321,7 +321,7 @@ _CLEAR_PIECES = _clear(schema.pieces)
 _CLEAR_TILES = _clear(schema.tiles).where(schema.tiles.c.level == bindparam("at"))
 
 
-@cache
+@lru_cache(maxsize=64)  # a dialect is one store's
 def _compiled(statement: Any, dialect: Any) -> tuple[str, list[str]]:
     """The statement's text, and the names of its parameters in order (dialects here have positional ones)."""
     compiled = statement.compile(dialect=dialect)
