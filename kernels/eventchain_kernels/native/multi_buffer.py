@@ -34,17 +34,18 @@ class _Vectors:
     def __init__(self, code: Code, lanes: int) -> None:
         self._code = code
         self._sha = Lanes(code.builder, lanes)
+        self._align = min(4 * lanes, 64)
         self._digests = code.array(I32, 8 * lanes)
         self._words = code.array(I32, 16 * lanes)
         state = code.array(I32, 8 * lanes)
         self._rows = [code.builder.add(state, I64(4 * lanes * word)) for word in range(8)]
 
     def _state(self) -> list[Any]:
-        return [self._code.load(self._sha.type, row, align=64) for row in self._rows]
+        return [self._code.load(self._sha.type, row, self._align) for row in self._rows]
 
     def _keep(self, state: list[Any]) -> None:
         for row, value in zip(self._rows, state, strict=True):
-            self._code.store(value, row, align=64)
+            self._code.store(value, row, self._align)
 
     def compress(self, blocks: Any) -> None:
         code, b, lanes = self._code, self._code.builder, self._sha.lanes
@@ -54,7 +55,7 @@ class _Vectors:
             addresses = [code.load(I64, code.at(blocks, b.add(first, I64(i))), 8) for i in range(together)]
             rows = [code.load(block, address) for address in addresses]
             for t, word in enumerate(transposed(b, rows)):
-                code.store(swap(b, word), code.at(self._words, first, 4, 4 * lanes * t), 4 * together)
+                code.store(swap(b, word), code.at(self._words, first, 4, 4 * lanes * t), self._align)
         self._keep(compressed(code, self._sha, self._state(), self._words))
 
     def settle(self, finished: Any) -> None:
@@ -118,14 +119,14 @@ def compressed(code: Code, sha: Lanes, state: list[Any], block: Any) -> list[Any
     """The compression function on vectors, sixteen rounds a turn of a loop: unrolled, it would not stay in
     the cache of decoded instructions. block: address of 16 vectors, overwritten."""
     b = code.builder
-    size = 4 * sha.lanes
+    size, align = 4 * sha.lanes, min(4 * sha.lanes, 64)
     table = ir.GlobalVariable(code.module, ir.ArrayType(I32, 64), "K")
     table.global_constant, table.linkage = True, "internal"
     table.initializer = ir.Constant(table.value_type, K)
     places = [b.add(block, I64(size * t)) for t in range(16)]
 
     def word(t: int) -> Any:
-        return code.load(sha.type, places[t % 16], size)
+        return code.load(sha.type, places[t % 16], align)
 
     now = state
     for t in range(16):
@@ -136,7 +137,7 @@ def compressed(code: Code, sha: Lanes, state: list[Any], block: Any) -> list[Any
         now = [variable.get() for variable in turning]
         for t in range(16):
             new = sha.schedule(word(t), word(t + 1), word(t + 9), word(t + 14))
-            code.store(new, places[t], size)
+            code.store(new, places[t], align)
             now = sha.round(now, sha.splat(code.load(I32, b.add(constants, I64(4 * t)), 4)), new)
         for variable, value in zip(turning, now, strict=True):
             variable.set(value)
