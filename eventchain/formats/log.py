@@ -82,7 +82,8 @@ class Frontier:
             ]
             over = begun[has]
             if over.any():
-                roots[has[over]] = pair_up(np.concatenate([nodes[over], roots[has[over]]], axis=1))
+                pairs = np.concatenate([nodes[over], roots[has[over]]], axis=1)
+                roots[has[over]] = pair_up(pairs.reshape(-1, 32))
             roots[has[~over]] = nodes[~over]
             begun[has] = True
         return [root.tobytes() if size else EMPTY_ROOT for root, size in zip(roots, sizes, strict=True)]
