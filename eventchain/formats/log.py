@@ -80,7 +80,9 @@ class Frontier:
                 (wanted[has] >> level) - (before >> level)
             ]
             over = begun[has]
-            roots[has[over]] = pair_up(np.concatenate([nodes[over], roots[has[over]]], axis=1))
+            if over.any():
+                pairs = np.concatenate([nodes[over], roots[has[over]]], axis=1)
+                roots[has[over]] = pair_up(pairs.reshape(-1, 32))
             roots[has[~over]] = nodes[~over]
             begun[has] = True
         return [root.tobytes() if size else EMPTY_ROOT for root, size in zip(roots, sizes, strict=True)]
