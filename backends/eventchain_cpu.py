@@ -16,7 +16,7 @@ from eventchain.mining.jobs import expand, versions_a_job
 
 CHUNK = 2**26
 """Hashes between two looks at which headers are still open: seconds."""
-VARIANTS = {"sha": "SHA-NI", "avx512": "AVX-512, 16 lanes", "avx2": "AVX2, 8 lanes", "generic": "4 lanes"}
+VARIANTS = {"sha": "SHA-NI", "avx512": "AVX-512", "avx2": "AVX2", "generic": "plain vectors"}
 
 
 class CpuDevice:

@@ -1,8 +1,8 @@
 """Compiles the generated functions for this CPU and keeps the machine code in a cache directory.
 
-A *variant* is a way to use a CPU: ``sha`` (x86's SHA instructions), ``avx512`` (16 lanes), ``avx2`` (8),
-``generic`` (4 lanes of whatever vectors there are: SSE2, NEON). ``EVENTCHAIN_CPU_FEATURES`` forces one;
-``EVENTCHAIN_CACHE`` is the cache directory (default: ``eventchain`` in the user's cache directory).
+A *variant* is a way to use a CPU: ``sha`` (x86's SHA instructions), ``avx512`` (32 lanes, in two vectors),
+``avx2`` (8), ``generic`` (4 of whatever vectors there are: SSE2, NEON). ``EVENTCHAIN_CPU_FEATURES`` forces
+one; ``EVENTCHAIN_CACHE`` is the cache directory (default: ``eventchain`` in the user's cache directory).
 Functions are compiled one by one, when first asked for.
 """
 
@@ -38,17 +38,8 @@ class Variant(NamedTuple):
     needs: tuple[str, ...]  # CPU features, as LLVM calls them
     cpu: str  # LLVM's name of the level to compile for; "": the host itself
     features: str
-    lanes: dict[str, int]  # messages side by side in each function that has them
+    lanes: int  # messages side by side, where a function has lanes
     ternary: bool = False  # AVX-512's logic of three operands is there
-
-
-def _lanes(hashing: int, search: int) -> dict[str, int]:
-    return {
-        "hash_joined": hashing,
-        "hash_levels": hashing,
-        "search_jobs": search,
-        "search_rolled": search,
-    }
 
 
 VARIANTS = {
@@ -56,12 +47,12 @@ VARIANTS = {
         ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx2", "bmi2"),
         "x86-64-v4",
         "-prefer-256-bit",  # else LLVM splits the vectors of 512 bits in two
-        _lanes(hashing=32, search=32),
+        32,
         ternary=True,
     ),
-    "sha": Variant(("sha", "avx2", "bmi2"), "x86-64-v3", "+sha", _lanes(hashing=4, search=4)),
-    "avx2": Variant(("avx2", "bmi2"), "x86-64-v3", "", _lanes(hashing=8, search=8)),
-    "generic": Variant((), "", "", _lanes(hashing=4, search=4)),
+    "sha": Variant(("sha", "avx2", "bmi2"), "x86-64-v3", "+sha", 4),
+    "avx2": Variant(("avx2", "bmi2"), "x86-64-v3", "", 8),
+    "generic": Variant((), "", "", 4),
 }
 
 _lock = threading.Lock()
@@ -125,7 +116,7 @@ def optimised(name: str, variant: str, target: Any) -> Any:
     module = ir.Module(name)
     it = VARIANTS[variant]
     options = {"versions": VERSIONS[name], "ternary": it.ternary} if name in VERSIONS else {}
-    _builder(name).build(module, it.lanes.get(name, 1), variant == "sha", **options)
+    _builder(name).build(module, it.lanes, variant == "sha", **options)
     parsed = binding.parse_assembly(str(module))
     parsed.triple, parsed.data_layout = target.triple, str(target.target_data)
     tuning = binding.create_pipeline_tuning_options(speed_level=3)
