@@ -77,7 +77,7 @@ def test_no_receipt_of_an_event_that_is_not_there(chain, wanted):
 
 @pytest.mark.parametrize("position", [35, 111])
 def test_no_receipt_for_an_event_in_the_place_of_another(files, chain, position):
-    """SQLite may give a position again after a delete: the new event is not sealed because the old one was."""
+    """SQLite may give a position again after a delete: the new event is not sealed for that."""
     assert files.sql(files.events_file, f"UPDATE events SET id = 'new' WHERE position = {position}") == 1
     with pytest.raises(StoreError, match=f"position {position} is not the one that the chain holds"):
         chain.receipt("new")
