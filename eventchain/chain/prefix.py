@@ -28,17 +28,18 @@ class SealedPrefix:
 
     def advance(self) -> bool:
         """Take on what was sealed since; whether there was anything."""
-        before = self.height
+        before, limit = self.height, 1  # one block tells whether there is news: thousands may be unmined
         while True:
-            rows = self._store.blocks(self.trunk.id, self.height + 1, SCAN)
+            rows = self._store.blocks(self.trunk.id, self.height + 1, limit)
             mined = rows.headers["time"] != 0
             count = len(rows) if mined.all() else int(mined.argmin())
             if count:
                 if rows.heights[0] != self.height + 1 or rows.heights[count - 1] != self.height + count:
                     raise damaged(f"of the blocks from {self.height + 1} on some are missing")
                 self._take(self.height + count, rows.manifests[count - 1])
-            if count < SCAN:
+            if count < limit:
                 return self.height > before
+            limit = SCAN
 
     def _take(self, height: int, manifest: bytes) -> None:
         said = said_of(manifest)

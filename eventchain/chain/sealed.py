@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from eventchain.chain.nodes import LogReader
 from eventchain.chain.prefix import SealedPrefix
+from eventchain.chain.proof import leaf_of
 from eventchain.chain.view import ChainView, Event, Proof, event_at, events_of
 from eventchain.contracts.chain_store import TILE, ChainStore
 from eventchain.contracts.event_store import EventStore
@@ -65,12 +66,16 @@ def find_event(events: EventStore, wanted: str | int) -> Event:
 
 
 def receipt_of(store: ChainStore, event: Event) -> Receipt:
-    """The event's receipt just now. Raises StoreError where the chain store is damaged."""
+    """The event's receipt just now. Raises StoreError where the chain store is damaged, and where it holds
+    another event at this position: this one was altered, or took the place of one that was deleted."""
     with store.snapshot():
         view = ChainView(store)
         index = view.index_of(event.position)
         if index is None:
             return Receipt(event, sealed=False)
+        salt, _ = view.log.salt_and_position(index)
+        if leaf_of(event, salt) != view.log.leaf(index):
+            raise _not_as_sealed(event.position, "is not the one that the chain holds there")
         height = view.block_of(index)
         if height > view.sealed_height:
             return Receipt(event, sealed=False, block=height)
@@ -144,18 +149,17 @@ def sealed_events(store: ChainStore, events: EventStore, after: int | None = Non
 
 def _following(store: ChainStore, prefix: SealedPrefix, position: int) -> int:
     """The leaf after that of a position; where the log has none there, the first leaf above it."""
+    if prefix.position is None or position > prefix.position:
+        return prefix.size
     log = LogReader(store, prefix.trunk.id)
     index = log.find(position, prefix.size)
     if index is not None:
         return index + 1
-    low, high = 0, prefix.size
-    while low < high:
-        middle = (low + high) // 2
-        if log.salt_and_position(middle)[1] < position:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    for start in range(0, prefix.size, BATCH):  # not by halves: late leaves are out of order
+        hits = np.flatnonzero(log.positions(start, min(start + BATCH, prefix.size)) > position)
+        if len(hits):
+            return start + int(hits[0])
+    return prefix.size
 
 
 def _checked(log: LogReader, events: EventStore, first: int, end: int) -> Iterator[Any]:

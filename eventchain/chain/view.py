@@ -79,7 +79,7 @@ class ChainView:
         if not len(newest):
             raise damaged("its trunk has no block")
         said = said_of(newest.manifests[0])
-        self.height, self.log_size = said.height, said.size
+        self.height, self.log_size, self.position = said.height, said.size, said.position
         self.log = LogReader(store, self.branch.id)
 
     @cached_property
@@ -157,6 +157,8 @@ class ChainView:
 
     def index_of(self, position: int) -> int | None:
         """The leaf of the event at this position, None when the log has none."""
+        if self.position is None or position > self.position:
+            return None  # without looking for a late one through the whole log
         return self.log.find(position, self.log_size)
 
     def prove(self, event: Event) -> Proof:

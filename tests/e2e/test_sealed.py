@@ -75,6 +75,16 @@ def test_no_receipt_of_an_event_that_is_not_there(chain, wanted):
         chain.receipt(wanted)
 
 
+@pytest.mark.parametrize("position", [35, 111])
+def test_no_receipt_for_an_event_in_the_place_of_another(files, chain, position):
+    """SQLite may give a position again after a delete: the new event is not sealed for that."""
+    assert files.sql(files.events_file, f"UPDATE events SET id = 'new' WHERE position = {position}") == 1
+    with pytest.raises(StoreError, match=f"position {position} is not the one that the chain holds"):
+        chain.receipt("new")
+    with pytest.raises(StoreError, match="is not the one"):
+        chain.wait_sealed(position, timeout=0)
+
+
 def test_the_prefix_is_followed(files):
     with files.opened() as (store, _):
         prefix = SealedPrefix(store)
@@ -176,8 +186,14 @@ def test_late_events_come_in_the_logs_order(tmp_path):
             for batch in Chain(events, store).sealed_events(after=2)
             for position in batch["position"].to_pylist()
         ]
+        elsewhere = [
+            position
+            for batch in Chain(events, store).sealed_events(after=50)  # which no event has
+            for position in batch["position"].to_pylist()
+        ]
     assert positions == [*range(4, 11), *range(111, 121), 1, 2, 3, 121, 122]
     assert again == [3, 121, 122]
+    assert elsewhere == [*range(111, 121), 1, 2, 3, 121, 122]
 
 
 @pytest.mark.parametrize(
