@@ -43,14 +43,14 @@ class Chunk:
 def chunks(store: ChainStore, tip: Tip, events: EventStore, block_events: int) -> Iterator[Chunk]:
     """Everything that the event store holds now above the tip's position, and below it what is late."""
     per_block = min(block_events, tip.policy.events)
-    late = _late(store, tip, events) if tip.policy.late else NO_LEAVES
+    late = late_leaves(store, tip, events) if tip.policy.late else NO_LEAVES
     held = NO_LEAVES
     for leaves in _leaves(events, tip.position):
         held = Leaves.join([held, leaves]) if len(held) else leaves
-        chunk, late, held = _cut(held, late, per_block, tip.policy.late, whole=True)
+        chunk, late, held = cut(held, late, per_block, tip.policy.late, whole=True)
         if chunk.counts:
             yield chunk
-    chunk, _, _ = _cut(held, late, per_block, tip.policy.late, whole=False)
+    chunk, _, _ = cut(held, late, per_block, tip.policy.late, whole=False)
     if chunk.counts:
         yield chunk
 
@@ -69,7 +69,7 @@ def _leaves(events: EventStore, after: int | None) -> Iterator[Leaves]:
         rows = max(16, min(READ_ROWS, READ_BYTES * batch.num_rows // max(1, batch.nbytes)))
 
 
-def _cut(
+def cut(
     held: Leaves, late: Leaves, per_block: int, per_late: int, *, whole: bool
 ) -> tuple[Chunk, Leaves, Leaves]:
     """Blocks of ``per_block`` leaves, late ones first in each; what is left of both. ``whole``: keep a
@@ -96,7 +96,7 @@ def _cut(
     return Chunk(Leaves.join(parts), counts, lates), late, held
 
 
-def _late(store: ChainStore, tip: Tip, events: EventStore) -> Leaves:
+def late_leaves(store: ChainStore, tip: Tip, events: EventStore) -> Leaves:
     """Events that became visible below the position covered so far, ascending: a pass over the store, which
     only chains pay whose policy allows late events."""
     if tip.position is None:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventchain.ahead import ahead
+from eventchain.chain.arrivals import Arrivals
 from eventchain.chain.backlog import Chunk, chunks
 from eventchain.chain.build import CLOCK_TOLERANCE, Builder, Built, Clock
 from eventchain.chain.nodes import damaged
@@ -158,36 +159,37 @@ class Sealer:
 
     def follow(self, block_events: int, block_seconds: float, report: Callable[[Progress], None]) -> None:
         """Seal events as they arrive, until ``report`` raises: a block is closed when ``block_events`` wait
-        for it, or ``block_seconds`` after the first of them was noticed. Blocks are mined meanwhile.
+        for it, or ``block_seconds`` after the first of them was noticed unless mining is behind. Blocks are
+        mined meanwhile.
 
         Raises PolicyError where the event store's clock does not fit.
         """
         assert self._events is not None
-        noticed = math.inf
+        arrivals = Arrivals(self._store, self.builder.trunk, self._events, block_events)
         while True:
-            waiting = self._waiting(block_events)
-            noticed = min(noticed, time.monotonic()) if waiting else math.inf
-            if waiting >= block_events or time.monotonic() >= noticed + block_seconds:
+            news = arrivals.look()
+            chunk = arrivals.full()
+            if (
+                chunk is None
+                and time.monotonic() >= arrivals.since + block_seconds
+                and self._keeps_up(block_seconds)
+            ):
+                chunk = arrivals.rest()
+            if chunk is not None:
                 self._check_clock()
-                for chunk in chunks(self._store, self.builder.trunk, self._events, block_events):
-                    self._build_in_turns(chunk, report)
-                noticed = math.inf
+                self._build_in_turns(chunk, report)
             elif self._unsealed:
                 self._turn(None, POLL)
-            else:
+            elif not news:
                 self._events.wait(POLL)
             report(self.progress)
 
-    def _waiting(self, most: int) -> int:
-        """How many events wait for a block, counted up to ``most``."""
-        assert self._events is not None
-        head, after = self._events.head(), self.builder.trunk.position
-        if head is None or (after is not None and head <= after):
-            return 0
-        if head - (-1 if after is None else after) < most:
-            return 1  # too few positions for so many events
-        positions = self._events.read(after, most)["position"].to_numpy()
-        return int(np.searchsorted(positions, head, side="right"))
+    def _keeps_up(self, seconds: float) -> bool:
+        """Whether what is searched will be found soon. While devices are behind, blocks had better fill."""
+        if self._engine is None or not self._unsealed:
+            return True
+        self._measure()
+        return self.progress.expected_hashes <= self.progress.rate * max(seconds, TURN)
 
     def _build_in_turns(self, chunk: Chunk, report: Callable[[Progress], None]) -> None:
         """Build a chunk as far as ``lag`` and AHEAD allow at a time, mining meanwhile."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Coroutine
+from contextlib import suppress
 from datetime import datetime
 from threading import RLock
 from time import sleep
@@ -35,6 +36,7 @@ TIMEOUT = 10.0
 """Seconds that an answer of the server may take."""
 FETCH = 1024
 """Messages asked for at a time."""
+FETCH_TIMEOUT = 1.0
 QUIET_SECONDS = 600.0
 """After so long without a fetch the server forgets a consumer."""
 HINT = "is nats-server running there, with JetStream (-js)?"
@@ -181,9 +183,11 @@ class JetStreamEventStore:
         following = after + 1
         while count < limit and following <= state.last_seq:
             try:
-                messages = await self._consumer.fetch(min(FETCH, limit - count), timeout=1.0)
-            except NatsTimeout:  # what follows was deleted, up to the end
-                break
+                messages = await self._consumer.fetch(min(FETCH, limit - count), timeout=FETCH_TIMEOUT)
+            except NatsTimeout:
+                if await self._is_over(following):
+                    break
+                continue
             for message in messages:
                 following = message.metadata.sequence.stream + 1
                 for column, value in zip(columns, _row(self._stream, message), strict=True):
@@ -193,9 +197,22 @@ class JetStreamEventStore:
         arrays = [pa.array(column, field.type) for column, field in zip(columns, EVENT_SCHEMA, strict=True)]
         return pa.RecordBatch.from_arrays(arrays, schema=EVENT_SCHEMA)
 
+    async def _is_over(self, following: int) -> bool:
+        """After a fetch that brought nothing: whether nothing follows (it was deleted, up to the end), or the
+        server was slow, or has forgotten the consumer."""
+        try:
+            return int((await self._consumer.consumer_info()).num_pending) == 0
+        except NotFoundError:
+            await self._consume_from(following)
+            return False
+
     async def _consume_from(self, sequence: int) -> None:
+        js = self._connection.jetstream(timeout=TIMEOUT)
         if self._consumer is not None:
-            await self._consumer.unsubscribe()
+            old, self._consumer = self._consumer, None
+            await old.unsubscribe()
+            with suppress(NotFoundError):
+                await js.delete_consumer(self._stream, old._consumer)
         config = ConsumerConfig(
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=sequence,
@@ -203,7 +220,6 @@ class JetStreamEventStore:
             inactive_threshold=QUIET_SECONDS,
             mem_storage=True,
         )
-        js = self._connection.jetstream(timeout=TIMEOUT)
         self._consumer = await js.pull_subscribe("", stream=self._stream, config=config)
 
 

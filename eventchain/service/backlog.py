@@ -13,6 +13,10 @@ WINDOW_SECONDS = 300.0
 """Over how long the arrival of events is measured."""
 
 
+MAX_WAITING = 4096
+"""Samples of what waits that are kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     time: float
@@ -34,11 +38,12 @@ class Backlog:
 
     def observe(self, now: float, head: int | None, sealed: int | None) -> None:
         self._now, self._sealed = now, -1 if sealed is None else sealed
-        if head is None:
-            return
-        self._take(now, head)
+        if head is not None:
+            self._take(now, head)
         while self._waiting and self._waiting[0].head <= self._sealed:
             self._waiting.popleft()
+        if head is None:
+            return
         if not self._samples or now >= self._samples[-1].time + SAMPLE_SECONDS:
             self._samples.append(Sample(now, head))
         while len(self._samples) > 2 and self._samples[0].time < now - WINDOW_SECONDS:
@@ -51,6 +56,11 @@ class Backlog:
         if self._waiting and now < self._waiting[-1].time + SAMPLE_SECONDS:
             since = self._waiting.pop().time  # few samples, and never a younger age than the true one
         self._waiting.append(Sample(since, head))
+        if len(self._waiting) > MAX_WAITING:  # sealing is far behind: older ages in bigger steps
+            rows = list(self._waiting)
+            self._waiting = deque(
+                Sample(rows[i].time, rows[min(i + 1, len(rows) - 1)].head) for i in range(0, len(rows), 2)
+            )
 
     @property
     def events(self) -> int:

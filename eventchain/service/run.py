@@ -20,6 +20,7 @@ from eventchain.formats.header import work_of
 from eventchain.mining.backends import Choice
 from eventchain.service.announce import Announcer, Herald
 from eventchain.service.log import say
+from eventchain.service.observe import observed
 from eventchain.service.state import SEALING, STANDBY, WAITING, State
 from eventchain.service.watermark import Watermark
 
@@ -59,11 +60,12 @@ class Service:
     def run(self) -> None:
         """Serve until stopped. Raises BackendError when no device is left to mine on, ConfigError for a
         configuration that cannot work."""
-        retry = FIRST_RETRY
+        retry, began = FIRST_RETRY, self._clock()
         try:
             while not self.stop.is_set():
                 try:
-                    with open_chain(self._config) as chain:
+                    began = self._clock()
+                    with open_chain(self._config) as chain, observed(self.state, self._config.store):
                         self._serve(chain)
                 except Stopped:
                     break
@@ -71,7 +73,7 @@ class Service:
                     self._become(STANDBY, error.message)
                     self._pause(STANDBY_SECONDS)
                 except (StoreError, PolicyError) as error:
-                    if self.state.role == SEALING:
+                    if self._clock() >= began + LAST_RETRY:  # it was well for a while
                         retry = FIRST_RETRY
                     with self.state.lock:
                         self.state.store_errors += 1
@@ -89,6 +91,7 @@ class Service:
             policy = sealer.builder.trunk.policy
             block_events = min(self._block_events or policy.events, policy.events)
             turn = _Turn(self, chain, sealer, block_events)
+            self.state.head = chain.events.head()
             turn(sealer.progress)
             if self.state.backlog.events > CATCH_UP_BLOCKS * block_events:
                 say("catching up", events=self.state.backlog.events)
@@ -134,7 +137,6 @@ class _Turn:
         service, state = self._service, self._service.state
         trunk = self._sealer.builder.trunk
         now = service._clock()
-        head = self._chain.events.head()
         mark = None
         with state.lock:
             state.alive()
@@ -144,8 +146,8 @@ class _Turn:
             state.rates = self._sealer.rates()
             rate = sum(state.rates.values())
             state.capacity = rate / work_of(trunk.policy.bits) * self._block_events
-            state.backlog.observe(now, head, self._sealer.sealed.position)
-            if trunk.sealed and (state.watermark is None or state.watermark.height != trunk.sealed.height):
+            state.backlog.observe(now, state.head, self._sealer.sealed.position)
+            if trunk.sealed and (state.watermark is None or state.watermark.seal != trunk.sealed.seal):
                 state.watermark = mark = Watermark.of(self._sealer, time.time())
         self._before = replace(progress)
         if mark is not None:

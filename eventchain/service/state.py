@@ -20,7 +20,7 @@ STALE_SECONDS = 30.0
 class State:
     """``events_sealed``, ``blocks_sealed`` and ``hashes`` count since the start of the process; ``rates``:
     hashes a second of each device; ``capacity``: events a second that the devices can seal in full blocks;
-    ``fence``: seconds for which the event store has held back positions (see ``EventStore``)."""
+    ``head``: of the event store; ``fence``: seconds for which open transactions have held it back."""
 
     clock: Callable[[], float] = time.monotonic
     role: str = STARTING
@@ -30,6 +30,7 @@ class State:
     hashes: int = 0
     rates: dict[str, float] = field(default_factory=dict)
     capacity: float = 0.0
+    head: int | None = None
     fence: float = 0.0
     hardware_errors: dict[str, int] = field(default_factory=dict)
     store_errors: int = 0

@@ -27,7 +27,8 @@ _RAISE = """
 INSERT INTO eventchain_watermark (origin, height, seal, position, size, announced)
 VALUES (%s, %s, %s, %s, %s, to_timestamp(%s))
 ON CONFLICT (origin) DO UPDATE SET height = excluded.height, seal = excluded.seal,
-    position = excluded.position, size = excluded.size, announced = excluded.announced"""
+    position = excluded.position, size = excluded.size, announced = excluded.announced
+WHERE excluded.size >= eventchain_watermark.size"""
 
 
 class PostgresqlNotify:
@@ -47,7 +48,9 @@ class PostgresqlNotify:
         try:
             if self._connection is None:
                 self._connection = self._psycopg.connect(self._url, connect_timeout=TIMEOUT)
-                self._connection.execute(_TABLE)
+                (known,) = self._connection.execute("SELECT to_regclass('eventchain_watermark')").fetchone()
+                if known is None:  # making it takes a right that is needed for nothing else
+                    self._connection.execute(_TABLE)
             values = (mark.origin, mark.height, mark.seal, mark.position, mark.size, mark.time)
             self._connection.execute(_RAISE, values)
             self._connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, json.dumps(mark.as_dict())))

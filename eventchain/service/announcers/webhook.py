@@ -12,6 +12,7 @@ import json
 import os
 import urllib.request
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 from eventchain.errors import ConfigError
 from eventchain.service.watermark import Watermark
@@ -22,12 +23,25 @@ TYPE = "eventchain.sealed"
 TIMEOUT = 10.0
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirected POST would become a GET, whose success tells nobody anything."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
+
+
 class Webhook:
     name = "webhook"
 
     def __init__(self, url: str) -> None:
-        if not url.startswith(("https://", "http://")):
-            raise ConfigError(f"the webhook {url!r} is no http or https URL")
+        parts = urlsplit(url)
+        if parts.scheme not in ("https", "http") or not parts.hostname or "@" in parts.netloc:
+            raise ConfigError(
+                "the webhook is no http or https URL", hint="no user and password either: it would be logged"
+            )
         secret = os.environ.get(SECRET, "")
         if not secret:
             raise ConfigError("the webhook has no key to sign with", hint=f"set {SECRET}")
@@ -38,7 +52,7 @@ class Webhook:
         request = urllib.request.Request(self._url, body, method="POST")
         request.add_header("Content-Type", "application/cloudevents+json")
         request.add_header("X-EventChain-Signature", f"sha256={signature(self._secret, body)}")
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        with _OPENER.open(request, timeout=TIMEOUT) as answer:
             answer.read(1024)
 
     def close(self) -> None:
