@@ -56,8 +56,10 @@ class Chain:
         self,
         choice: Choice | str | None = None,
         on_benched: Callable[[str, str], None] = _ignore,
+        duty: int | None = None,
     ) -> Iterator[Sealer]:
-        """A sealer that holds the chain store's writer lock; ``choice`` may be just a backend's name. It has
+        """A sealer that holds the chain store's writer lock; ``choice`` may be just a backend's name,
+        ``duty`` is the percentage of the time that devices work, the configuration's by default. It has
         already begun to mine what is built and not mined yet.
 
         Raises LockedError when another writer is at it, and StoreError when the two stores do not belong
@@ -66,9 +68,10 @@ class Chain:
         """
         if not isinstance(choice, Choice):
             choice = self.choose(choice)
+        share = (duty or self.mining.duty) / 100
         with (
             self.store.writer(),
-            Engine(choice.devices, clock=self._clock, on_benched=on_benched) as engine,
+            Engine(choice.devices, clock=self._clock, duty=share, on_benched=on_benched) as engine,
         ):
             require_fit(self.store, self.events, self.anchors)
             sealer = Sealer(self.store, engine, self._clock, self.events)

@@ -45,6 +45,10 @@ backend = {backend}
 # --device and EVENTCHAIN_DEVICE come before it.
 {device}
 
+# The percentage of the time that devices work, from 1 to 100; --duty and EVENTCHAIN_DUTY come before it.
+# Less than 100 leaves the rest to the database and whatever else the host is for.
+duty = {duty}
+
 # Events in a block, at most; --block-events comes before it. The chain's policy may allow fewer.
 block_events = {block_events}
 
@@ -66,11 +70,12 @@ block_seconds = 1.0
 @dataclass(frozen=True, slots=True)
 class Mining:
     """``device``: see ``eventchain.mining.backends.choose``; ``block_events`` None: as many as the chain's
-    policy allows."""
+    policy allows; ``duty``: percentage of the time that devices work, 1 to 100."""
 
     backend: str = DEFAULT_BACKEND
     device: str | None = None
     block_events: int | None = None
+    duty: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,7 @@ class Config:
                 backend=reader.take(mining, "backend", str, DEFAULT_BACKEND),
                 device=reader.take(mining, "device", str, None),
                 block_events=reader.positive(mining, "block_events"),
+                duty=reader.positive(mining, "duty", 100) or 100,
             ),
             run=Run(
                 block_seconds=reader.seconds(run, "block_seconds", DEFAULT_BLOCK_SECONDS),
@@ -191,6 +197,7 @@ def render(store: str, chain: str, anchor: Anchor, mining: Mining) -> str:
         backend=_quoted(mining.backend),
         device='# device = "0"' if mining.device is None else f"device = {_quoted(mining.device)}",
         block_events=mining.block_events,
+        duty=mining.duty,
     )
 
 
@@ -246,10 +253,12 @@ class _Reader:
             raise ConfigError(f"{self._at(key)}: {key!r} must be {_NAMES[kind]}, not {value!r}")
         return value
 
-    def positive(self, values: dict[str, Any], key: str) -> int | None:
+    def positive(self, values: dict[str, Any], key: str, most: int | None = None) -> int | None:
         value: int | None = self.take(values, key, int, None)
         if value is not None and value < 1:
             raise ConfigError(f"{self._at(key)}: {key!r} must be at least 1, not {value}")
+        if value is not None and most is not None and value > most:
+            raise ConfigError(f"{self._at(key)}: {key!r} must be at most {most}, not {value}")
         return value
 
     def seconds(self, values: dict[str, Any], key: str, default: float) -> float:

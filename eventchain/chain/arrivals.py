@@ -15,8 +15,8 @@ from eventchain.contracts.chain_store import ChainStore
 from eventchain.contracts.event_store import EventStore
 
 LATE_SECONDS, LATE_SHARE = 60.0, 20
-"""A look for late events is a pass over the store: one in so many seconds, and for at most one part in so many
-of the time."""
+"""A look for late events is a pass over the store: one in so many seconds, and for at most one part in so
+many of the time."""
 
 
 class Arrivals:

@@ -61,6 +61,18 @@ def device_options(command: F) -> F:
     )(command)
 
 
+class Percentage(click.ParamType[int]):
+    """``30%`` or ``30``: from 1 to 100."""
+
+    name = "percentage"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value).strip().removesuffix("%").rstrip()
+        if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 100:
+            self.fail(f"{value!r} is not a percentage from 1% to 100%", param, ctx)
+        return int(text)
+
+
 class Rate(click.ParamType[float]):
     """Hashes a second: ``10G``, ``250 MH/s``, ``1e9``."""
 

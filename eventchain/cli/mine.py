@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from eventchain.cli.common import (
+    Percentage,
     announce,
     config_option,
     counted,
@@ -36,6 +37,15 @@ if TYPE_CHECKING:
     help="Most events in a block. Default: the configuration's; the policy may allow fewer.",
 )
 @click.option(
+    "--duty",
+    type=Percentage(),
+    envvar="EVENTCHAIN_DUTY",
+    show_envvar=True,
+    metavar="SHARE",
+    help="How much of the time devices work, as 30%: the rest is left to whatever else the host is for. "
+    "Default: the configuration's.",
+)
+@click.option(
     "--link-only", is_flag=True, help="Build and link the blocks, and leave the mining to a later run."
 )
 @json_option
@@ -44,6 +54,7 @@ def command(
     backend: str | None,
     device: str | None,
     block_events: int | None,
+    duty: int | None,
     link_only: bool,
     as_json: bool,
 ) -> None:
@@ -62,7 +73,7 @@ def command(
         else:
             choice = chain.choose(backend, device)
             announce(choice)
-            sealing = chain.sealing(choice, say_set_aside)
+            sealing = chain.sealing(choice, say_set_aside, duty)
         began = time.monotonic()
         try:
             with sealing as sealer:

@@ -32,7 +32,9 @@ class Engine:
     any thread; use it as a context manager, or close it.
 
     clock: unix seconds, for the headers' time
+    timer: seconds, to measure devices by
     slice_seconds: how long a device works between two looks at what there is to do
+    duty: which share of the time a device works, above 0 and at most 1; it rests after every slice
     rolls: how many of a header's version values are tried with each nonce (see ``Work``), unless it is easy
     on_benched: called with a device's name and the reason, by the thread that calls ``collect``
     space: counters of a header after which its extranonce is rolled, ``rolls * 2**32`` unless a test
@@ -45,14 +47,20 @@ class Engine:
         *,
         clock: Callable[[], float] = time.time,
         slice_seconds: float = 0.25,
+        duty: float = 1.0,
+        timer: Callable[[], float] = time.perf_counter,
         rolls: int = ROLLS,
         on_benched: Callable[[str, str], None] = _ignore,
         space: int | None = None,
     ) -> None:
         if not devices:
             raise BackendError("there is no device to mine on", hint="see `eventchain backends`")
+        if not 0 < duty <= 1:
+            raise ValueError("duty must be above 0 and at most 1")
+        self._duty = duty
         self._devices = tuple(devices)
         self._clock = clock
+        self._timer = timer
         self._on_benched = on_benched
         self._schedule = Schedule(len(devices), slice_seconds=slice_seconds, rolls=rolls, space=space)
         self._changed = Condition()  # guards everything below and the schedule
@@ -147,10 +155,12 @@ class Engine:
             return dict(self._benched)
 
     def rate(self) -> dict[str, float]:
-        """MH/s of each device that is not benched, over its last few slices; 0 before its first."""
+        """MH/s of each device that is not benched, over its last few slices and the rests between them; 0
+        before its first."""
         with self._changed:
             return {
-                self._devices[number].name: pace.rate / 1e6 for number, pace in self._schedule.paces.items()
+                self._devices[number].name: pace.rate / 1e6 * self._duty
+                for number, pace in self._schedule.paces.items()
             }
 
     def close(self, timeout: float = 60.0) -> None:
@@ -178,8 +188,11 @@ class Engine:
 
     def _serve(self, number: int) -> None:
         try:
-            while (piece := self._next(number)) is not None and self._search(piece):
-                pass
+            while (piece := self._next(number)) is not None:
+                began = self._timer()
+                if not self._search(piece):
+                    break
+                self._rest((self._timer() - began) * (1 / self._duty - 1))
         except BaseException as error:  # not the device's: a manifest that cannot be read, a fault of ours
             with self._changed:
                 self._failure = error
@@ -195,15 +208,21 @@ class Engine:
                 self._changed.wait()
         return None
 
+    def _rest(self, seconds: float) -> None:
+        """Sleep, but no longer than until the engine is closed."""
+        if seconds > 0:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, seconds)
+
     def _search(self, piece: Slice) -> bool:
         """False when the device is benched for it."""
         device, work = self._devices[piece.device], piece.work
         # The device gets a copy: what it may write into its headers must not become part of a solution.
         copy = Work(work.headers.copy(), work.start.copy(), work.count, work.rolls)
         try:
-            began = time.perf_counter()
+            began = self._timer()
             solutions = device.search(copy)
-            seconds = time.perf_counter() - began
+            seconds = self._timer() - began
             checked = check(work, solutions)
         except BaseException as error:  # of a stranger's code, in a thread where nobody else would see it
             reason = error.message if isinstance(error, BackendError) else f"{type(error).__name__}: {error}"

@@ -216,6 +216,8 @@ def test_mine_reports_what_it_did(chain: Path) -> None:
     done = json.loads(result.stdout)
     assert (done["events_sealed"], done["blocks_sealed"], done["blocks_unsealed"]) == (120, 3, 0)
     assert done["sealed_position"] == EVENTS + 120
+    append(chain, 1, EVENTS + 120)
+    assert json.loads(run("mine", "--json", "--duty", "50%").stdout)["events_sealed"] == 1
     assert done["events_per_second"] > 0
     assert "backend reference: hashlib" in result.stderr
     again = json.loads(run("mine", "--json").stdout)
@@ -610,6 +612,9 @@ def test_words_for_numbers() -> None:
         ["nonsense"],
         ["status", "--nonsense"],
         ["mine", "--block-events", "0"],
+        ["mine", "--duty", "0%"],
+        ["mine", "--duty", "101"],
+        ["mine", "--duty", "half"],
         ["mine", "--device", "99"],
         ["verify", "--store", "nonsense"],
         ["verify", "--chain", "sqlite:///absent.db"],

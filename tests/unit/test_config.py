@@ -24,6 +24,7 @@ anchor = "{ANCHOR}"
 backend = "cpu"
 device = "0,2"
 block_events = 512
+duty = 30
 """
 
 
@@ -38,14 +39,14 @@ def test_everything_is_read(tmp_path: Path) -> None:
         store=f"sqlite:///{tmp_path}/events.db",
         chain="sqlite:////var/lib/chain.db",
         anchor=ANCHOR,
-        mining=Mining("cpu", "0,2", 512),
+        mining=Mining("cpu", "0,2", 512, 30),
     )
 
 
 def test_only_the_stores_are_needed(tmp_path: Path) -> None:
     config = load(tmp_path, 'store = "sqlite:///e.db"\nchain = "sqlite:///c.db"\n')
     assert config.anchor is None
-    assert config.mining == Mining("auto", None, None)
+    assert config.mining == Mining("auto", None, None, 100)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,8 @@ def test_only_the_stores_are_needed(tmp_path: Path) -> None:
         ('chain = "sqlite:////var/lib/chain.db"\n', "", "the key 'chain' is missing", "chain ="),
         ("block_events = 512", "block_events = 0", ":8: 'block_events' must be at least 1, not 0", ""),
         ("block_events = 512", "block_events = true", ":8: 'block_events' must be a whole number", ""),
+        ("duty = 30", "duty = 0", ":9: 'duty' must be at least 1, not 0", ""),
+        ("duty = 30", "duty = 101", ":9: 'duty' must be at most 100, not 101", ""),
         ('device = "0,2"', "device = 0", ":7: 'device' must be a string, not 0", ""),
         ("example.com/orders 0", "example.com/orders 1 2 3", ":3: ", "origin height link seal"),
         ("block_events = 512", "block_events 512", "is not TOML: ", ""),
@@ -115,11 +118,11 @@ def test_other_urls_stay_as_they_are(tmp_path: Path) -> None:
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 
-@given(texts, texts, texts, st.none() | texts, st.integers(1, 2**63 - 1))
+@given(texts, texts, texts, st.none() | texts, st.integers(1, 2**63 - 1), st.integers(1, 100))
 def test_what_is_written_is_read_back(
-    store: str, chain: str, backend: str, device: str | None, block_events: int
+    store: str, chain: str, backend: str, device: str | None, block_events: int, duty: int
 ) -> None:
-    mining = Mining(backend, device, block_events)
+    mining = Mining(backend, device, block_events, duty)
     text = render("x:" + store, "y:" + chain, ANCHOR, mining)
     assert Config.parse(text, Path("/folder/f.toml")) == Config("x:" + store, "y:" + chain, ANCHOR, mining)
 

@@ -180,6 +180,46 @@ def test_nothing_to_do_costs_nothing_and_collect_keeps_its_time(reference):
         assert engine.collect(0).headers.dtype == HEADER
 
 
+class Worker(Wrapped):
+    """Takes a second of ``now`` for every search."""
+
+    now = 0.0
+
+    def search(self, work: Work) -> Solutions:
+        self.now += 1
+        return super().search(work)
+
+
+@pytest.mark.parametrize(("duty", "rest"), [(1.0, 0.0), (0.5, 1.0), (0.25, 3.0)])
+def test_a_device_rests_for_its_duty(reference, monkeypatch, duty, rest):
+    device, rests = Worker(reference), []
+    monkeypatch.setattr(Engine, "_rest", lambda engine, seconds: rests.append(seconds))
+    with Engine([device], duty=duty, timer=lambda: device.now) as engine:
+        collect_all_of(engine, Task([4] * 30 + [11] * 30))
+        hashes = engine.hashes
+    assert rests == [pytest.approx(rest)] * len(device.asked)
+    assert len(rests) > 1
+    assert 0 < engine.rate()["wrapped"] * 1e6 <= hashes * duty
+
+
+def test_a_resting_device_can_be_closed(reference):
+    device = Worker(reference)
+    engine = Engine([device], duty=1e-9, timer=lambda: device.now)
+    Task([4, IMPOSSIBLE]).submit(engine)
+    assert len(engine.collect(20)) == 1
+    began = time.monotonic()
+    engine.close()
+    assert time.monotonic() - began < 5
+    assert not any(thread.is_alive() for thread in engine._threads)
+    assert len(device.asked) == 1
+
+
+@pytest.mark.parametrize("duty", [0, -1, 1.01])
+def test_a_duty_is_a_share(reference, duty):
+    with pytest.raises(ValueError, match="duty"):
+        Engine([reference], duty=duty)
+
+
 def test_close_in_mid_search_stops_and_keeps_what_was_found(device):
     engine = Engine([device], slice_seconds=0.05)
     Task([*[4] * 10, IMPOSSIBLE]).submit(engine)
