@@ -121,9 +121,13 @@ class ChainView:
             seal=seals[1],
         )
 
+    def said(self, height: int) -> Manifest:
+        """What the block of the trunk at this height says."""
+        return said_of(self._row(height).manifests[0])
+
     def size(self, height: int) -> int:
         """Leaves in the log up to and with the block at ``height``; 0 below the genesis."""
-        return said_of(self._row(height).manifests[0]).size if height >= 0 else 0
+        return self.said(height).size if height >= 0 else 0
 
     def block_of(self, index: int) -> int:
         """The height of the block that added leaf ``index``."""

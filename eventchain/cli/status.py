@@ -17,6 +17,7 @@ from eventchain.cli.common import (
     json_option,
     note,
     print_json,
+    printable,
     quantity,
 )
 
@@ -79,6 +80,8 @@ def command(
             note(f"warning: these stores do not belong together: {facts['misfit']}; see `eventchain verify`")
         if rate is None:
             rate = _measured(chain, backend, device)
+        if rate is not None:
+            facts |= _pace(chain, view, facts, rate)
     rates = {"host": rate, "gpu": gpu_rate, "asic": asic_rate}
     if as_json:
         print_json(
@@ -110,6 +113,8 @@ def _facts(chain: Chain, view: ChainView) -> dict[str, Any]:
     sealed_events = newest.said.size if newest is not None else 0
     linked = trunk.log.size - sealed_events
     waiting = count_after(chain.events, trunk.position)
+    fence = getattr(chain.events, "fence", None)
+    held = fence() if fence else None
     return {
         "misfit": misfit(chain.store, chain.events, chain.anchors),
         "origin": trunk.branch.origin,
@@ -124,8 +129,23 @@ def _facts(chain: Chain, view: ChainView) -> dict[str, Any]:
         "backlog_events": linked + waiting,
         "backlog_blocks": trunk.unsealed + -(-waiting // trunk.policy.events),
         "linked_events": linked,
+        "fence": held._asdict() if held else None,
         "linked_blocks": trunk.unsealed,
         "branches": [tip.branch.origin for tip in view.tips.values()][1:],
+    }
+
+
+def _pace(chain: Chain, view: ChainView, facts: dict[str, Any], rate: float) -> dict[str, float | None]:
+    from time import time
+
+    from eventchain.chain.pace import pace_of
+
+    most = chain.mining.block_events or view.trunk.policy.events
+    pace = pace_of(view, facts["backlog_events"] - facts["linked_events"], rate, most, time())
+    return {
+        "arriving_per_second": pace.arriving,
+        "capacity_per_second": pace.capacity,
+        "falling_behind_per_second": pace.falling_behind,
     }
 
 
@@ -168,6 +188,14 @@ def _print(facts: dict[str, Any], costs: list[RewriteCost], rates: dict[str, flo
     linked = f", {facts['linked_blocks']:,} of them linked" if facts["linked_blocks"] else ""
     waiting = f"{counted(facts['backlog_events'], 'event')}, {counted(facts['backlog_blocks'], 'block')}"
     click.echo(f"backlog     {waiting}{linked}")
+    if facts["fence"]:
+        held = facts["fence"]
+        click.echo(
+            f"held back   at position {held['head']} of {held['newest']} for {duration(held['seconds'])} by "
+            f"{', '.join(map(printable, held['holders']))}"
+        )
+    if "capacity_per_second" in facts:
+        click.echo(f"pace        {_pace_in_words(facts)}")
     click.echo(f"total work  {quantity(facts['total_work'])} hashes")
     for origin in facts["branches"]:
         click.echo(f"branch      {origin}")
@@ -179,6 +207,21 @@ def _print(facts: dict[str, Any], costs: list[RewriteCost], rates: dict[str, flo
         "\nThe least that a forger must mine: m events fill at least ceil(m / events) blocks at the policy's "
         "bits. It holds against whoever keeps an anchor from before the block elsewhere; nothing that is "
         "newer than the newest such anchor is protected against being cut off."
+    )
+
+
+def _pace_in_words(facts: dict[str, Any]) -> str:
+    arriving, capacity = facts["arriving_per_second"], facts["capacity_per_second"]
+    behind = facts["falling_behind_per_second"]
+    said = f"this host can seal {quantity(capacity)} events/s"
+    if arriving is None:
+        return said
+    said += f", {quantity(arriving)} arrive"
+    if not behind:
+        return said
+    return (
+        f"{said}: IT FALLS BEHIND by {quantity(3600 * behind)} events an hour; use more or faster devices, "
+        "or larger blocks"
     )
 
 
