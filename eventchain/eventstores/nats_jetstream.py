@@ -24,7 +24,7 @@ try:
     from nats.errors import Error as NatsError
     from nats.errors import TimeoutError as NatsTimeout
     from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-    from nats.js.errors import NotFoundError
+    from nats.js.errors import NotFoundError, ServiceUnavailableError
 except ImportError as error:
     raise ConfigError(f"JetStream needs a library: {error}", hint="pip install nats-py") from None
 
@@ -184,7 +184,7 @@ class JetStreamEventStore:
         while count < limit and following <= state.last_seq:
             try:
                 messages = await self._consumer.fetch(min(FETCH, limit - count), timeout=FETCH_TIMEOUT)
-            except NatsTimeout:
+            except (NatsTimeout, ServiceUnavailableError):
                 if await self._is_over(following):
                     break
                 continue

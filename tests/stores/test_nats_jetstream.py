@@ -19,6 +19,7 @@ from nats.js.api import StreamConfig
 import eventchain
 from eventchain.cli import cli
 from eventchain.errors import ConfigError, StoreError
+from eventchain.eventstores import nats_jetstream
 from eventchain.eventstores.nats_jetstream import JetStreamEventStore
 from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN
 
@@ -105,6 +106,24 @@ def test_deleted_messages_are_gaps(server, store):
     assert store.read(None, 100)["position"].to_pylist() == [2, 3, 6, 7, 8, 9]
     assert store.read(3, 2)["position"].to_pylist() == [6, 7]
     assert store.read(9, 2).num_rows == 0
+
+
+def test_a_consumer_that_the_server_forgot(server, store, monkeypatch):
+    monkeypatch.setattr(nats_jetstream, "QUIET_SECONDS", 0.5)
+    publish(server, 0, 10)
+    assert store.read(None, 3)["position"].to_pylist() == [1, 2, 3]
+
+    async def consumers(_: Any, js: Any) -> int:
+        return (await js.stream_info("ORDERS")).state.consumer_count
+
+    deadline = time.monotonic() + 30
+    while do(server, consumers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert store.read(3, 3)["position"].to_pylist() == [4, 5, 6]
+    assert store.read(6, 100)["position"].to_pylist() == [7, 8, 9, 10]
+    assert store.read(2, 1)["position"].to_pylist() == [3]
+    assert do(server, consumers) == 1  # the one before is gone
 
 
 def test_finding(server, store):
