@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from chains import Chain, grown_chain
 from hypothesis import settings
+from postgres import Server
 
 settings.register_profile("eventchain", deadline=None)  # no test fails for a busy machine
 settings.load_profile("eventchain")
@@ -14,3 +17,11 @@ settings.load_profile("eventchain")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """One chain with everything in it. Copy it before you change anything."""
     return grown_chain(tmp_path_factory.mktemp("grown"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server, started when a test asks for it first."""
+    server = Server()
+    yield server
+    server.close()

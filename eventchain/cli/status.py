@@ -17,6 +17,7 @@ from eventchain.cli.common import (
     json_option,
     note,
     print_json,
+    printable,
     quantity,
 )
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from eventchain.assembly import Chain
     from eventchain.chain.cost import RewriteCost
     from eventchain.chain.view import ChainView
+    from eventchain.contracts.event_store import FenceState
 
+MAX_HOLDERS = 3
 MEASURE_SECONDS = 0.3
 GPU_RATE = "10G"
 ASIC_RATE = "100T"
@@ -83,6 +86,7 @@ def command(
     if as_json:
         print_json(
             facts
+            | {"fence": facts["fence"] and facts["fence"]._asdict()}
             | {
                 "rates": {name: one for name, one in rates.items() if one is not None},
                 "rewrite": [_cost_as_dict(cost, rates) for cost in costs],
@@ -117,6 +121,7 @@ def _facts(chain: Chain, view: ChainView) -> dict[str, Any]:
         "event_store": chain.events.url,
         "chain_store": chain.store.url,
         "event_store_head": chain.events.head(),
+        "fence": fence() if (fence := getattr(chain.events, "fence", None)) else None,
         "sealed_height": trunk.sealed_height,
         "sealed_position": newest.said.position if newest is not None else None,
         "sealed_events": sealed_events,
@@ -127,6 +132,15 @@ def _facts(chain: Chain, view: ChainView) -> dict[str, Any]:
         "linked_blocks": trunk.unsealed,
         "branches": [tip.branch.origin for tip in view.tips.values()][1:],
     }
+
+
+def _waiting(fence: FenceState) -> str:
+    """What holds sealing back, for people."""
+    above = "events" if fence.head is None else f"events above position {fence.head}"
+    writers = counted(len(fence.holders), "open transaction")
+    more = ", …" if len(fence.holders) > MAX_HOLDERS else ""
+    named = printable(", ".join(fence.holders[:MAX_HOLDERS]))
+    return f"{above} wait for {writers}, the oldest of {duration(fence.seconds)}: {named}{more}"
 
 
 def _measured(chain: Chain, backend: str | None, device: str | None) -> float | None:
@@ -159,6 +173,8 @@ def _print(facts: dict[str, Any], costs: list[RewriteCost], rates: dict[str, flo
     click.echo(f"chain       {facts['origin']}")
     click.echo(f"policy      {facts['policy']}")
     click.echo(f"event store {'empty' if head is None else f'head at position {head}'}")
+    if facts["fence"] is not None:
+        click.echo(f"fence       {_waiting(facts['fence'])}")
     if facts["sealed_height"] < 0:
         click.echo("sealed      nothing: the genesis is not mined yet")
     else:
