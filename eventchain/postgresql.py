@@ -35,6 +35,7 @@ SETTINGS = {
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "jit": "off",  # takes longer than the queries here
+    "standard_conforming_strings": "on",
     # How values of other types read as text:
     "TimeZone": "UTC",
     "DateStyle": "ISO, MDY",
@@ -166,6 +167,15 @@ def explained(error: Exception, url: ServerURL) -> StoreError:
 def _refused(said: str) -> str:
     """What to do where no connection came about; its errors have no codes."""
     return _HINTS["28" if "password" in said else "3D" if "database" in said else "08"]
+
+
+def fits(text: str) -> bool:
+    """Whether PostgreSQL can keep the text: it is UTF-8 without NUL."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def quoted(name: str) -> str:

@@ -66,3 +66,15 @@ def connected(url: str) -> Iterator[psycopg.Connection[Any]]:
         yield connection
     finally:
         connection.close()
+
+
+def eventsourcing_env(url: str) -> dict[str, str]:
+    """The environment of an `eventsourcing` application whose database is at the URL."""
+    given = psycopg.conninfo.conninfo_to_dict(url)
+    return {
+        "PERSISTENCE_MODULE": "eventsourcing.postgres",
+        "POSTGRES_DBNAME": str(given["dbname"]),
+        "POSTGRES_HOST": str(given["host"]),
+        "POSTGRES_USER": str(given["user"]),
+        "POSTGRES_PASSWORD": "none",
+    }

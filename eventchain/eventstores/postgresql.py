@@ -15,7 +15,7 @@ from eventchain.errors import ConflictError, FormatError, StoreError
 from eventchain.eventstores.postgresql_arrow import TEXTS, EventQuery, parts
 from eventchain.eventstores.postgresql_table import PostgreSQLTable, TableInfo
 from eventchain.formats.event import EVENT_SCHEMA, IRREGULAR, UNKNOWN
-from eventchain.postgresql import quoted
+from eventchain.postgresql import fits, quoted
 
 CREATE = """
 CREATE TABLE IF NOT EXISTS {table} (
@@ -120,14 +120,14 @@ class PostgreSQLEventStore(PostgreSQLTable):
             raise StoreError(f"position is not the key of {where[4:]}", hint="the schema was changed")
         return EventQuery(info.name, *EVENT_SCHEMA.names)
 
-    def _find(self, event_id: str) -> tuple[str, tuple[Any, ...]] | None:
-        return ("id = %s", (event_id,)) if _fits(event_id) else None
+    def _find(self, event_id: str, info: TableInfo) -> tuple[str, tuple[Any, ...]] | None:
+        return ("id = %s", (event_id,)) if fits(event_id) else None
 
     # -- appending
 
     def append(self, stream: str, expected_version: int | None, events: Sequence[NewEvent]) -> list[int]:
         for text in (stream, *(e.id for e in events), *(e.type for e in events)):
-            if not _fits(text):
+            if not fits(text):
                 raise FormatError(
                     f"{text!r} has a NUL or lone surrogates", hint="text is kept as UTF-8 without NUL"
                 )
@@ -260,12 +260,3 @@ def _rows(batch: Any) -> list[tuple[Any, ...]]:
     if unfit := next((text for name in TEXTS for text in lists[name] if "\0" in text), None):
         raise FormatError(f"{unfit!r} holds a NUL", hint="PostgreSQL's text cannot")
     return list(zip(*lists.values(), strict=True))
-
-
-def _fits(text: str) -> bool:
-    """Whether PostgreSQL can keep the text."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text

@@ -135,7 +135,7 @@ class PostgreSQLTable:
         """Check the table, each time anew since its schema may change under us, and say how to read it."""
         raise StoreError(f"{type(self).__name__} reads no table")
 
-    def _find(self, event_id: str) -> tuple[str, tuple[Any, ...]] | None:
+    def _find(self, event_id: str, info: TableInfo) -> tuple[str, tuple[Any, ...]] | None:
         """The condition, with its parameters, that rows of this event meet. None: there can be none."""
         raise StoreError(f"{type(self).__name__} does not say how to find an event")
 
@@ -179,8 +179,8 @@ class PostgreSQLTable:
         return FenceState(safe, newest, max([waited, *ages]), tuple(map(described, holders)))
 
     def find(self, event_id: str) -> Any:
-        with self._snapshot() as (connection, _, query):
-            condition, parameters = self._find(event_id) or ("false", ())
+        with self._snapshot() as (connection, info, query):
+            condition, parameters = self._find(event_id, info) or ("false", ())
             return read_events(connection, query, None, MAX_FOUND, condition, parameters)
 
     def faults(self) -> list[str]:

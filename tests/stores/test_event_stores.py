@@ -21,6 +21,7 @@ from eventsourcing.application import Application
 from eventsourcing.domain import Aggregate, event
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from postgres import eventsourcing_env
 from postgres import execute as execute_postgres
 
 from eventchain.cli import cli
@@ -108,18 +109,14 @@ class Counter(Aggregate):
         return uuid5(NAMESPACE_URL, name)
 
 
-class Eventsourcing(File):
+class Eventsourcing:
     """An application written with the `eventsourcing` library."""
 
     table = "stored_events"
     columns = ("originator_id", "originator_version", "topic", "state")
 
-    def __init__(self, folder, postgres=None):
-        self.path = folder / "application.db"
-        self.url = f"eventsourcing+sqlite:///{self.path}"
-        self.application = Application(
-            env={"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": str(self.path)}
-        )
+    def __init__(self, **env):
+        self.application = Application(env=env)
         self.known: set[str] = set()
 
     def produce(self, stream, count):
@@ -133,15 +130,49 @@ class Eventsourcing(File):
                 self.known.add(stream)
             for recording in self.application.save(aggregate):
                 stored = self.application.mapper.to_stored_event(recording.domain_event)
-                made.append((stored.originator_id.hex, stored.originator_version, stored.state))
+                made.append((self.text_of(stored.originator_id), stored.originator_version, stored.state))
         return made
 
     def close(self):
         self.application.close()
 
 
-FILES = {"sqlite": Embedded, "eventsourcing": Eventsourcing}
-STORES = {**FILES, "postgresql": PostgreSQL}
+class EventsourcingFile(File, Eventsourcing):
+    def __init__(self, folder, postgres=None):
+        self.path = folder / "application.db"
+        self.url = f"eventsourcing+sqlite:///{self.path}"
+        super().__init__(PERSISTENCE_MODULE="eventsourcing.sqlite", SQLITE_DBNAME=str(self.path))
+
+    @staticmethod
+    def text_of(originator):
+        return originator.hex
+
+
+class EventsourcingDatabase(Database, Eventsourcing):
+    table = "application_events"  # called after the application
+    functions = "no"
+
+    def __init__(self, folder, postgres):
+        self.server_url = postgres().new_database()
+        self.url = f"eventsourcing+{self.server_url}"
+        super().__init__(POSTGRES_ENABLE_DB_FUNCTIONS=self.functions, **eventsourcing_env(self.server_url))
+
+    @staticmethod
+    def text_of(originator):
+        return str(originator)
+
+
+class EventsourcingFunctions(EventsourcingDatabase):
+    functions = "yes"
+
+
+FILES = {"sqlite": Embedded, "eventsourcing": EventsourcingFile}
+STORES = {
+    **FILES,
+    "postgresql": PostgreSQL,
+    "eventsourcing-postgresql": EventsourcingDatabase,
+    "eventsourcing-functions": EventsourcingFunctions,
+}
 OWN = {"sqlite": Embedded, "postgresql": PostgreSQL}
 
 
@@ -364,7 +395,7 @@ VALUES = st.one_of(
 )
 
 
-@pytest.fixture(params=[Embedded, Eventsourcing], ids=["sqlite", "eventsourcing"], scope="module")
+@pytest.fixture(params=FILES.values(), ids=FILES, scope="module")
 def loose(request, tmp_path_factory):
     """A store whose table was rebuilt without any type or constraint, as an administrator can."""
     with closing(request.param(tmp_path_factory.mktemp("loose"))) as producer:
@@ -469,7 +500,7 @@ def test_text_that_is_not_utf8(embedded):
 
 
 def test_the_declaration_for_eventsourcing(tmp_path):
-    with closing(Eventsourcing(tmp_path)) as made:
+    with closing(EventsourcingFile(tmp_path)) as made:
         made.produce("a", 2)
         with closing(open_event_store(made.url)) as store:
             originator = uuid5(NAMESPACE_URL, "a").hex
@@ -483,7 +514,7 @@ def test_the_declaration_for_eventsourcing(tmp_path):
 
 
 def test_further_columns_are_covered(tmp_path):
-    with closing(Eventsourcing(tmp_path)) as made:
+    with closing(EventsourcingFile(tmp_path)) as made:
         made.produce("a", 5)
         execute(made.path, 'ALTER TABLE stored_events ADD COLUMN "it\'s" ', "ALTER TABLE stored_events ADD b")
         with closing(open_event_store(made.url)) as store:
@@ -499,7 +530,7 @@ def test_further_columns_are_covered(tmp_path):
 
 
 def test_the_table_is_chosen(tmp_path):
-    with closing(Eventsourcing(tmp_path)) as made:
+    with closing(EventsourcingFile(tmp_path)) as made:
         made.produce("a", 1)
         made.application.factory.aggregate_recorder(purpose="snapshots")  # has no order: not a candidate
         with closing(open_event_store(made.url)) as store:
@@ -524,7 +555,7 @@ def test_the_table_is_chosen(tmp_path):
 
 
 def test_init_writes_down_the_table_that_was_found(tmp_path):
-    with closing(Eventsourcing(tmp_path)) as made:
+    with closing(EventsourcingFile(tmp_path)) as made:
         made.produce("a", 1)
         config = tmp_path / "eventchain.toml"
         options = ["-C", str(config), "--difficulty", "1", "--backend", "reference", "--origin", "a"]
