@@ -48,6 +48,8 @@ SETTINGS = {
 """What is set in each session, whatever the server, the database or the role has."""
 
 _HINTS = {
+    "23": "the row exists already or breaks the schema; run `eventchain verify`",
+    "22": "a value does not fit",
     "28": "check the user, and the password in PGPASSWORD, ~/.pgpass or a service file",
     "3D": "check the name; `createdb` makes a database",
     "42501": "ask for the right: GRANT SELECT on a table that is read; row-level security must not apply",

@@ -133,7 +133,11 @@ def command(
         # What the adapter found by itself, as the one event table, is stated for good.
         store += getattr(events, "pinned_url", store_url).removeprefix(store_url)
         policy = Policy(bits, block_events, lag, late, events.source)
-        opened = stack.enter_context(Chain(events, open_chain_store(chain_url, create=True)))
+        chain_store = open_chain_store(chain_url, create=True)
+        opened = stack.enter_context(Chain(events, chain_store))
+        if chain_store.branches():  # a file would have been refused above
+            raise ConfigError(f"{chain_store.url} holds a chain already", hint="name another with --chain")
+        undo.callback(getattr(chain_store, "discard", lambda: None))
         choice = choose(backend or AUTO, device)
         announce(choice)
         rate = sum(measure(one, MEASURE_SECONDS / len(choice.devices)) for one in choice.devices)
