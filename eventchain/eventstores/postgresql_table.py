@@ -93,7 +93,8 @@ class PostgreSQLTable:
 
     creatable = False
     """Whether ``create`` can make such a store."""
-    default_table = ""
+    default_table = default_schema = ""
+    """Where the table is when the URL does not say; an empty schema stands for the role's ``search_path``."""
 
     def __init__(self, url: str, *options: str, create: bool = False) -> None:
         self._url = url
@@ -124,6 +125,8 @@ class PostgreSQLTable:
             found = {"schema": info.schema, "table": info.table}
         if info.table == self.default_table:
             del found["table"]
+        if info.schema == self.default_schema:
+            del found["schema"]
         stated = self._server.options
         more = [f"{name}={quote(value, safe='')}" for name, value in found.items() if name not in stated]
         return f"{self._url}{('&' if '?' in self._url else '?') if more else ''}{'&'.join(more)}"
@@ -250,7 +253,7 @@ class PostgreSQLTable:
 
     def _look_up(self, connection: psycopg.Connection[Any]) -> tuple[TableInfo, EventQuery]:
         table = self._server.options.get("table") or self._detect(connection)
-        schema = self._server.options.get("schema")
+        schema = self._server.options.get("schema") or self.default_schema
         name = f"{quoted(schema)}.{quoted(table)}" if schema else quoted(table)
         found = connection.execute(DESCRIBE, (name,)).fetchone()
         if found is None:
