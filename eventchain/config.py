@@ -201,8 +201,9 @@ def render(store: str, chain: str, anchor: Anchor, mining: Mining) -> str:
     )
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file as a whole, durable on return: a reader sees the old text or the new one."""
+def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
+    """Replace the file as a whole, durable on return: a reader sees the old text or the new one. ``private``:
+    only its owner may read it, as it holds a password."""
     folder = path.resolve().parent
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
     temporary = Path(name)
@@ -213,7 +214,8 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         mask = os.umask(0)
         os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp gives it to its owner alone
+        if not private:
+            temporary.chmod(0o666 & ~mask)  # mkstemp gives it to its owner alone
         temporary.replace(path.resolve())
     except BaseException:
         temporary.unlink(missing_ok=True)

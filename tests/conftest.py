@@ -9,6 +9,7 @@ import pytest
 from chains import Chain, grown_chain
 from hypothesis import settings
 from nats_server import NatsServer
+from postgres import Server
 
 settings.register_profile("eventchain", deadline=None)  # no test fails for a busy machine
 settings.load_profile("eventchain")
@@ -25,3 +26,11 @@ def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
     server = NatsServer(tmp_path)
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server, started when a test asks for it first."""
+    server = Server()
+    yield server
+    server.close()

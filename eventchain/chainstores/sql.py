@@ -156,7 +156,8 @@ class SQLChainStore:
         connection = getattr(self._own, "connection", None)
         if connection is None:
             raise RuntimeError("writes belong inside transaction()")
-        command, names = _compiled(statement, connection.dialect)
+        home = connection.get_execution_options().get("schema_translate_map", {}).get(None)
+        command, names = _compiled(statement, connection.dialect, home)
         rows = list(zip(*(columns[name] for name in names), strict=True))
         if not rows:
             return 0
@@ -322,7 +323,9 @@ _CLEAR_TILES = _clear(schema.tiles).where(schema.tiles.c.level == bindparam("at"
 
 
 @lru_cache(maxsize=64)  # a dialect is one store's
-def _compiled(statement: Any, dialect: Any) -> tuple[str, list[str]]:
-    """The statement's text, and the names of its parameters in order (dialects here have positional ones)."""
-    compiled = statement.compile(dialect=dialect)
+def _compiled(statement: Any, dialect: Any, home: str | None) -> tuple[str, list[str]]:
+    """The statement's text, its tables in the schema ``home`` where there is one, and the names of its
+    parameters in order (dialects here have positional ones)."""
+    options = {"schema_translate_map": {None: home}, "render_schema_translate": True} if home else {}
+    compiled = statement.compile(dialect=dialect, **options)
     return str(compiled), compiled.positiontup

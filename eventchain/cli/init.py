@@ -87,8 +87,9 @@ def command(
 
     Writes the configuration file and creates the stores.
     The policy (difficulty, block events, lag, late) is stated by the genesis and can only be tightened
-    later. An event store at an sqlite:/// URL is created when it is absent. Paths in sqlite URLs are
-    relative to the configuration file's folder. When anything fails nothing is left behind.
+    later. An event store at an sqlite:/// or postgresql:// URL is created when it is absent; the database
+    must be there. Paths in sqlite URLs are relative to the configuration file's folder. When anything fails
+    nothing is left behind.
     """
     from eventchain.assembly import Chain
     from eventchain.chainstores import open_chain_store
@@ -100,6 +101,7 @@ def command(
     from eventchain.formats.manifest import check_origin
     from eventchain.formats.policy import Policy
     from eventchain.mining.backends import AUTO, choose, measure
+    from eventchain.urls import without_password
 
     if config_file.exists() or config_file.is_symlink():
         raise ConfigError(
@@ -115,17 +117,26 @@ def command(
     if store_file is not None and store_file == chain_file:
         raise ConfigError("the event store and the chain store are one file", hint="give each its own")
 
-    with _or_nothing() as claim, ExitStack() as stack:
+    with _or_nothing() as (claim, undo), ExitStack() as stack:
         if chain_file is not None and not claim(chain_file):
             raise ConfigError(
                 f"{chain_file} exists already", hint="name another with --chain, or move it away"
             )
-        events = open_event_store(store_url, create=store_file is not None and claim(store_file))
+        on_server = store_url.startswith("postgresql://")
+        events = open_event_store(
+            store_url, create=on_server or (store_file is not None and claim(store_file))
+        )
+        if on_server:
+            undo.callback(events.discard)
         stack.callback(events.close)
         # What the adapter found by itself, as the one event table, is stated for good.
         store += getattr(events, "pinned_url", store_url).removeprefix(store_url)
         policy = Policy(bits, block_events, lag, late, events.source)
-        opened = stack.enter_context(Chain(events, open_chain_store(chain_url, create=True)))
+        chain_store = open_chain_store(chain_url, create=True)
+        opened = stack.enter_context(Chain(events, chain_store))
+        if chain_store.branches():  # a file would have been refused above
+            raise ConfigError(f"{chain_store.url} holds a chain already", hint="name another with --chain")
+        undo.callback(getattr(chain_store, "discard", lambda: None))
         choice = choose(backend or AUTO, device)
         announce(choice)
         rate = sum(measure(one, MEASURE_SECONDS / len(choice.devices)) for one in choice.devices)
@@ -145,7 +156,8 @@ def command(
         if not claim(config_file):
             raise ConfigError(f"{config_file} exists already", hint="another init was faster")
         try:
-            write_atomically(config_file, render(store, chain, anchor, mining))
+            secret = without_password(store + chain) != store + chain
+            write_atomically(config_file, render(store, chain, anchor, mining), private=secret)
         except OSError as error:
             raise ConfigError(f"cannot write {config_file}: {error.strerror}") from error
 
@@ -154,8 +166,8 @@ def command(
         "origin": origin,
         "anchor": str(anchor),
         "policy": str(policy),
-        "store": store_url,
-        "chain": chain_url,
+        "store": without_password(store_url),
+        "chain": without_password(chain_url),
         "hashes_per_block": hashes,
         "hashes_per_second": round(rate),
         "seconds_per_block": hashes / rate,
@@ -163,8 +175,8 @@ def command(
     if as_json:
         print_json(result)
         return
-    click.echo(f"chain       {origin} in {chain}")
-    click.echo(f"events      {store} ({events.source})")
+    click.echo(f"chain       {origin} in {without_password(chain)}")
+    click.echo(f"events      {without_password(store)} ({events.source})")
     click.echo(f"policy      {policy}")
     click.echo(f"difficulty  {difficulty:g} bits: {cost} ({choice.name}, {quantity(rate, 'H/s')})")
     click.echo(f"anchor      {anchor}")
@@ -175,10 +187,12 @@ def command(
 
 
 @contextmanager
-def _or_nothing() -> Iterator[Callable[[Path], bool]]:
+def _or_nothing() -> Iterator[tuple[Callable[[Path], bool], ExitStack]]:
     """Gives a function that makes an empty file and says whether it was not there before; on any failure
-    the files made so are removed again, with what SQLite and the lock laid beside them."""
+    the files made so are removed again, with what SQLite and the lock laid beside them. And a stack for what
+    else is to be done on failure."""
     claimed: list[Path] = []
+    undo = ExitStack()
 
     def claim(file: Path) -> bool:
         try:
@@ -189,8 +203,9 @@ def _or_nothing() -> Iterator[Callable[[Path], bool]]:
         return True
 
     try:
-        yield claim
+        yield claim, undo
     except BaseException:
+        undo.close()
         for file in claimed:
             for suffix in ("", "-wal", "-shm", "-journal", ".lock"):
                 file.with_name(file.name + suffix).unlink(missing_ok=True)

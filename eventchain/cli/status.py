@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from eventchain.assembly import Chain
     from eventchain.chain.cost import RewriteCost
     from eventchain.chain.view import ChainView
+    from eventchain.contracts.event_store import FenceState
 
+MAX_HOLDERS = 3
 MEASURE_SECONDS = 0.3
 GPU_RATE = "10G"
 ASIC_RATE = "100T"
@@ -86,6 +88,7 @@ def command(
     if as_json:
         print_json(
             facts
+            | {"fence": facts["fence"] and facts["fence"]._asdict()}
             | {
                 "rates": {name: one for name, one in rates.items() if one is not None},
                 "rewrite": [_cost_as_dict(cost, rates) for cost in costs],
@@ -113,8 +116,6 @@ def _facts(chain: Chain, view: ChainView) -> dict[str, Any]:
     sealed_events = newest.said.size if newest is not None else 0
     linked = trunk.log.size - sealed_events
     waiting = count_after(chain.events, trunk.position)
-    fence = getattr(chain.events, "fence", None)
-    held = fence() if fence else None
     return {
         "misfit": misfit(chain.store, chain.events, chain.anchors),
         "origin": trunk.branch.origin,
@@ -122,6 +123,7 @@ def _facts(chain: Chain, view: ChainView) -> dict[str, Any]:
         "event_store": chain.events.url,
         "chain_store": chain.store.url,
         "event_store_head": chain.events.head(),
+        "fence": fence() if (fence := getattr(chain.events, "fence", None)) else None,
         "sealed_height": trunk.sealed_height,
         "sealed_position": newest.said.position if newest is not None else None,
         "sealed_events": sealed_events,
@@ -129,7 +131,6 @@ def _facts(chain: Chain, view: ChainView) -> dict[str, Any]:
         "backlog_events": linked + waiting,
         "backlog_blocks": trunk.unsealed + -(-waiting // trunk.policy.events),
         "linked_events": linked,
-        "fence": held._asdict() if held else None,
         "linked_blocks": trunk.unsealed,
         "branches": [tip.branch.origin for tip in view.tips.values()][1:],
     }
@@ -147,6 +148,15 @@ def _pace(chain: Chain, view: ChainView, facts: dict[str, Any], rate: float) -> 
         "capacity_per_second": pace.capacity,
         "falling_behind_per_second": pace.falling_behind,
     }
+
+
+def _waiting(fence: FenceState) -> str:
+    """What holds sealing back, for people."""
+    above = "events" if fence.head is None else f"events above position {fence.head}"
+    writers = counted(len(fence.holders), "open transaction")
+    more = ", …" if len(fence.holders) > MAX_HOLDERS else ""
+    named = printable(", ".join(fence.holders[:MAX_HOLDERS]))
+    return f"{above} wait for {writers}, the oldest of {duration(fence.seconds)}: {named}{more}"
 
 
 def _measured(chain: Chain, backend: str | None, device: str | None) -> float | None:
@@ -179,6 +189,8 @@ def _print(facts: dict[str, Any], costs: list[RewriteCost], rates: dict[str, flo
     click.echo(f"chain       {facts['origin']}")
     click.echo(f"policy      {facts['policy']}")
     click.echo(f"event store {'empty' if head is None else f'head at position {head}'}")
+    if facts["fence"] is not None:
+        click.echo(f"fence       {_waiting(facts['fence'])}")
     if facts["sealed_height"] < 0:
         click.echo("sealed      nothing: the genesis is not mined yet")
     else:
@@ -188,12 +200,6 @@ def _print(facts: dict[str, Any], costs: list[RewriteCost], rates: dict[str, flo
     linked = f", {facts['linked_blocks']:,} of them linked" if facts["linked_blocks"] else ""
     waiting = f"{counted(facts['backlog_events'], 'event')}, {counted(facts['backlog_blocks'], 'block')}"
     click.echo(f"backlog     {waiting}{linked}")
-    if facts["fence"]:
-        held = facts["fence"]
-        click.echo(
-            f"held back   at position {held['head']} of {held['newest']} for {duration(held['seconds'])} by "
-            f"{', '.join(map(printable, held['holders']))}"
-        )
     if "capacity_per_second" in facts:
         click.echo(f"pace        {_pace_in_words(facts)}")
     click.echo(f"total work  {quantity(facts['total_work'])} hashes")

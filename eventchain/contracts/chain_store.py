@@ -7,7 +7,8 @@ declared type, and never raise for their content.
 
 Transactions: writes belong inside ``with store.writer():`` (one writer at a time, over all processes;
 :class:`~eventchain.errors.LockedError` when another has it) and there inside ``with store.transaction():``
-which commits on leaving, durable on return, or rolls back on an exception. Readers need neither, may
+which commits on leaving, durable on return, or rolls back on an exception; after a write that failed nothing
+else is written in it. Readers need neither, may
 be called from any thread and see the last commit; the thread inside a transaction sees its own writes.
 Writing without a transaction, or a transaction outside ``writer()``, is a RuntimeError: a bug of the caller.
 All failures are :class:`~eventchain.errors.StoreError`.

@@ -41,6 +41,18 @@ class IndexCheck(Protocol):
         ...
 
 
+class FenceState(NamedTuple):
+    """What keeps ``head`` back: writers that may still commit below events that are visible already.
+
+    head, newest: the newest position that is safe to seal, and the newest there is; seconds: for how long the
+    oldest of those transactions has been at it, as far as can be seen; holders: each of them, for people."""
+
+    head: int | None
+    newest: int | None
+    seconds: float
+    holders: tuple[str, ...]
+
+
 class EventStore(Protocol):
     @property
     def url(self) -> str: ...
@@ -60,7 +72,11 @@ class EventStore(Protocol):
         ...
 
     def head(self) -> int | None:
-        """The newest position that is safe to seal: no transaction still open can commit below it."""
+        """The newest position that is safe to seal: no transaction still open can commit below it. May be
+        below what is sealed already, or None, while a writer that was there before this process is at it.
+
+        A store where positions can become visible out of order also has ``fence() -> FenceState | None``:
+        None when nothing keeps ``head`` back."""
         ...
 
     def find(self, event_id: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from eventchain.errors import ConfigError
+from eventchain.urls import without_password
 
 GROUP = "eventchain.eventstores"
 
@@ -26,7 +27,8 @@ def open_event_store(url: str, *, create: bool = False) -> Any:
     adapters = {entry.name: entry for entry in entry_points(group=GROUP)}
     if not colon or scheme not in adapters:
         known = ", ".join(f"{name}://" for name in sorted(adapters)) or "none is installed"
-        raise ConfigError(f"{url!r} is not the URL of a known event store", hint=f"known: {known}")
+        shown = without_password(url)
+        raise ConfigError(f"{shown!r} is not the URL of a known event store", hint=f"known: {known}")
     try:
         adapter = adapters[scheme].load()
     except ImportError as error:

@@ -231,8 +231,6 @@ def test_killed_at_any_moment(files):
 def test_configured_announcements(files, postgresql):
     import psycopg
 
-    with psycopg.connect(postgresql) as connection:  # of another test's chain
-        connection.execute("DROP TABLE IF EXISTS eventchain_watermark")
     config = f'[announce]\npostgresql = "{postgresql}"\n[run]\nblock_seconds = 0\n'
     with running(files, config=config) as service:
         append(files, 0, 3)

@@ -23,6 +23,7 @@ HEAVY = [
     "rich",
     "click",
     "sqlite3",
+    "psycopg",
     "asyncio",
     "concurrent.futures",
 ]
@@ -36,13 +37,15 @@ BACKENDS = {
 }
 
 # floor -> the floors of the project that it may use besides itself
-GROUND = {"errors", "ahead", "sqlite_readonly"}
+GROUND = {"errors", "ahead", "sqlite_readonly", "postgresql", "urls"}
 FORMATS = GROUND | {"formats"}
 CONTRACTS = FORMATS | {"contracts"}
 FLOORS = {
     "errors": set(),
     "ahead": set(),
     "sqlite_readonly": {"errors"},
+    "urls": set(),
+    "postgresql": {"errors", "urls"},
     "formats": GROUND,
     "contracts": FORMATS,
     "mining": CONTRACTS,

@@ -1,0 +1,185 @@
+"""PostgreSQL servers: what their URLs say, connecting to them, and what their errors mean.
+
+Whatever a URL leaves out comes from where every program of PostgreSQL takes it: ``PGPASSWORD`` and the other
+variables, ``~/.pgpass``, a service file. No message shows a password.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from eventchain.errors import ConfigError, StoreError
+from eventchain.urls import without_password
+
+try:
+    import psycopg
+    from psycopg import pq
+    from psycopg.conninfo import conninfo_to_dict
+except ImportError as error:
+    raise ConfigError(
+        f"PostgreSQL needs the package psycopg: {error}",
+        hint='python3 -m pip install "eventchain[postgresql]"',
+    ) from error
+
+OLDEST = 130000
+"""PostgreSQL 13, the oldest that this is written for."""
+CONNECT_SECONDS = 10
+FORM = "write it as postgresql://user@host:5432/database; in a password %XX stands for other characters"
+SETTINGS = {
+    "search_path": None,  # below: nobody's schema comes before PostgreSQL's own functions
+    "row_security": "off",  # rows withheld are an error, not rows that are missing
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "jit": "off",  # takes longer than the queries here
+    "standard_conforming_strings": "on",
+    # How values of other types read as text:
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "xmlbinary": "base64",
+    "lc_monetary": "C",
+}
+"""What is set in each session, whatever the server, the database or the role has."""
+
+_HINTS = {
+    "23": "the row exists already or breaks the schema; run `eventchain verify`",
+    "22": "a value does not fit",
+    "28": "check the user, and the password in PGPASSWORD, ~/.pgpass or a service file",
+    "3D": "check the name; `createdb` makes a database",
+    "42501": "ask for the right: GRANT SELECT on a table that is read; row-level security must not apply",
+    "42": "is this the right database? its schema may have been changed",
+    "53": "the server is short of memory, disk or connections",
+    "54": "a value or a name is larger than PostgreSQL allows",
+    "57": "the server is shutting down, starting, or ended the connection; try again",
+    "55": "somebody else holds a lock on it",
+    "40": "try again",
+    "25006": "the server or the role only reads: is it a standby?",
+    "08": "is the server running, and does it accept connections at this address?",
+}
+
+
+class ServerURL(NamedTuple):
+    """``shown``: the URL without its password; ``conninfo``: for libpq; ``options``: those that are ours."""
+
+    shown: str
+    conninfo: str
+    options: dict[str, str]
+
+
+def parse_url(url: str, *known: str) -> ServerURL:
+    """``postgresql://user@host:port/database?…``, everything in it optional, maybe with ``kind+`` before it.
+    After ``?`` stand libpq's parameters and the ``known`` options. Raises ConfigError."""
+    shown = without_password(url)
+    location, _, query = url.partition("://")[2].partition("?")
+    options: dict[str, str] = {}
+    kept = []
+    ours = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    for part in query.split("&") if query else ():
+        name, _, value = part.partition("=")
+        if name in known:
+            options[name] = unquote(value)
+        elif name in ours or name == "ssl":
+            kept.append(part)
+        elif name.isidentifier():
+            listed = ", ".join(known) or "none"
+            raise ConfigError(
+                f"{shown!r} has an unknown option {name!r}", hint=f"known: {listed}, and libpq's own"
+            )
+        else:  # not named: with a question mark in a password it is a part of that
+            raise ConfigError(f"{shown!r} is not the URL of a PostgreSQL database", hint=FORM)
+    conninfo = f"postgresql://{location}{'?' if kept else ''}{'&'.join(kept)}"
+    authority = location.partition("/")[0]
+    try:
+        ports = str(conninfo_to_dict(conninfo).get("port") or "").split(",")
+        if authority.count("@") > 1 or not all(port == "" or port.isdecimal() for port in ports):
+            raise psycopg.ProgrammingError  # a password with a character that cannot stand there, most likely
+    except (psycopg.ProgrammingError, UnicodeError):
+        # libpq's message may hold a part of the password, so it is neither shown nor chained.
+        raise ConfigError(f"{shown!r} is not the URL of a PostgreSQL database", hint=FORM) from None
+    return ServerURL(shown, conninfo, options)
+
+
+def connect(url: ServerURL, *, read_only: bool = True) -> psycopg.Connection[tuple[Any, ...]]:
+    """A connection in autocommit mode. Raises StoreError."""
+    given: Mapping[str, Any] = conninfo_to_dict(url.conninfo)
+    more: dict[str, Any] = {"fallback_application_name": "eventchain", "client_encoding": "utf8"}
+    elsewhere = given.get("service") or os.environ.get("PGSERVICE") or os.environ.get("PGCONNECT_TIMEOUT")
+    if "connect_timeout" not in given and not elsewhere:
+        more["connect_timeout"] = CONNECT_SECONDS
+    try:
+        # No prepared statements: they do not get on with connection poolers.
+        connection = psycopg.connect(url.conninfo, autocommit=True, prepare_threshold=None, **more)
+    except (psycopg.Error, UnicodeError) as error:
+        raise explained(error, url) from None  # a traceback would show the arguments
+    try:
+        version = connection.info.server_version
+        if version < OLDEST:
+            raise StoreError(f"{url.shown}: PostgreSQL {version // 10000} is too old", hint="13 or newer")
+        settings = {**SETTINGS, "default_transaction_read_only": "on" if read_only else "off"}
+        path = "'pg_catalog, ' || pg_catalog.current_setting('search_path')"
+        values = [path if value is None else f"'{value}'" for value in settings.values()]
+        sets = (
+            f"pg_catalog.set_config('{name}', {value}, false)"
+            for name, value in zip(settings, values, strict=True)
+        )
+        connection.execute(f"SELECT {', '.join(sets)}")
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding == "SQL_ASCII":
+            raise StoreError(
+                f"{url.shown}: the database keeps text in no encoding (SQL_ASCII)",
+                hint="only text in an encoding that PostgreSQL checks can be read",
+            )
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, psycopg.Error):
+            raise explained(error, url) from error
+        raise
+    return connection
+
+
+def is_alive(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the server still has this idle connection; asks it only where something has come from it."""
+    try:
+        if not connection.closed and select.select([connection], [], [], 0)[0]:
+            connection.execute("SELECT 1")
+    except (psycopg.Error, OSError, ValueError):
+        return False
+    return not connection.closed
+
+
+def explained(error: Exception, url: ServerURL) -> StoreError:
+    """What a driver's error means and what to do about it."""
+    state = getattr(error, "sqlstate", None) or ""
+    said = getattr(getattr(error, "diag", None), "message_primary", None) or str(error).strip()
+    said = said.splitlines()[0] if said else type(error).__name__
+    given = conninfo_to_dict(url.conninfo)
+    for secret in (given.get("password"), given.get("sslpassword"), os.environ.get("PGPASSWORD")):
+        if secret:
+            said = said.replace(str(secret), "***")
+    hint = _HINTS.get(state) or _HINTS.get(state[:2]) or ("" if state else _refused(said))
+    return StoreError(f"{url.shown}: {said}", hint=hint)
+
+
+def _refused(said: str) -> str:
+    """What to do where no connection came about; its errors have no codes."""
+    return _HINTS["28" if "password" in said else "3D" if "database" in said else "08"]
+
+
+def fits(text: str) -> bool:
+    """Whether PostgreSQL can keep the text: it is UTF-8 without NUL."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def quoted(name: str) -> str:
+    """A name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,23 @@
+"""URLs of stores, as they may be shown."""
+
+from __future__ import annotations
+
+import re
+
+_MASK = "***"
+
+
+def without_password(url: str) -> str:
+    """The URL with its password masked: for messages, output, whatever somebody else may read. A password
+    with characters that should have been escaped is masked as well, with more than itself if need be."""
+    scheme, mark, rest = url.partition("://")
+    if not mark or rest.startswith("/"):  # a file's
+        return url
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    user, colon, after = rest.partition(":")
+    if "@" in authority:
+        user, colon, _ = authority.rpartition("@")[0].partition(":")
+        rest = f"{user}{colon and ':' + _MASK}{rest[len(authority.rpartition('@')[0]) :]}"
+    elif colon and "@" in after and len(user) < len(authority) and not re.match(r"\d*(,|/|\?|$)", after):
+        rest = f"{user}:{_MASK}@{after.rpartition('@')[2]}"
+    return scheme + mark + re.sub(r"([?&](?:ssl)?password=)[^&]*", rf"\1{_MASK}", rest)
