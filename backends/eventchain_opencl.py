@@ -26,7 +26,7 @@ except ImportError as error:
         f"PyOpenCL cannot be imported: {error}", hint=f"pip install pyopencl; for CPUs also {CPU_DRIVERS}"
     ) from None
 
-CPU_VERSIONS, GPU_VERSIONS = 8, 4
+CPU_VERSIONS, GPU_VERSIONS = 16, 4
 GPU_GROUP = 128
 PREPARE_GROUP = 32  # fixed: PoCL compiles a kernel anew for every group size, for a quarter of a second
 GPU_ITEMS_A_UNIT = 2048  # work-items in flight on a compute unit: what today's GPUs hold at most
@@ -95,13 +95,19 @@ class Shape(NamedTuple):
     groups: int
     versions: int
 
+    def lanes(self, versions: int) -> int:
+        """Nonces a work-item when so many versions share. The code for a single one holds the schedule too:
+        for two vectors at once it would not fit into a CPU's cache."""
+        return self.vector if versions > 1 else min(self.vector, 16)
+
 
 def shape_for(device: Any) -> Shape:
     if device.type & cl.device_type.CPU:
-        # A core for each group, its vector unit for the lanes; OpenCL's vectors end at 16. Intel's driver
-        # prefers 1, as it makes vectors of work-items, which groups of one have not.
+        # A core for each group, its vector unit for the lanes. Intel's driver prefers a width of 1, as it
+        # makes vectors of work-items, which groups of one have not.
         width = max(device.preferred_vector_width_int, device.native_vector_width_int)
-        return Shape(min(width, 16), 1, device.max_compute_units, CPU_VERSIONS)
+        # Where there are registers for it (AVX-512), two vectors: one waits for its results, the other works.
+        return Shape(32 if width >= 16 else width, 1, device.max_compute_units, CPU_VERSIONS)
     group = min(GPU_GROUP, device.max_work_group_size)
     return Shape(1, group, device.max_compute_units * GPU_ITEMS_A_UNIT // group, GPU_VERSIONS)
 
@@ -128,7 +134,7 @@ class OpenCLDevice(KernelDevice):
                     warnings.simplefilter("ignore", cl.CompilerWarning)
                     self._programs[versions] = cl.Program(self._context, source("search.cl")).build(
                         [
-                            f"-DLANES={self.shape.vector}",
+                            f"-DLANES={self.shape.lanes(versions)}",
                             f"-DGROUP={self.shape.group}",
                             f"-DVERSIONS={versions}",
                         ]

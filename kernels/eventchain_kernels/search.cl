@@ -1,4 +1,4 @@
-/* OpenCL shell. Compile with -DLANES=<1, 2, 4, 8 or 16>, -DGROUP=<work-items in a group> and
+/* OpenCL shell. Compile with -DLANES=<1, 2, 4, 8, 16 or 32>, -DGROUP=<work-items in a group> and
    -DVERSIONS=<rolled versions of a job>. */
 
 #define JOIN_(a, b) a##b
@@ -32,23 +32,33 @@
 #define ANY_ZERO(x) ((x) == 0)
 #define LANE(x, k) (x)
 #else
+#if LANES == 32
+/* OpenCL's vectors end at 16; these are Clang's, from which most drivers are made. */
+typedef uint uint32 __attribute__((ext_vector_type(32)));
+#define ANY_ZERO(x) (any((x).lo == (uint16)(0)) || any((x).hi == (uint16)(0)))
+#else
+#define ANY_ZERO(x) any((x) == (WORD)(0))
+#endif
 /* Vectors are for CPUs, which may have no rotate and no select: x ^ y is next round's y ^ z and is shared. */
 #define WORD JOIN(uint, LANES)
 #define ROTR(x, n) ((x) >> (n) | (x) << (32 - (n)))
 #define CH(x, y, z) ((z) ^ ((x) & ((y) ^ (z))))
 #define MAJ(x, y, z) ((y) ^ (((x) ^ (y)) & ((y) ^ (z))))
 #define LANE_NUMBERS ((WORD)(LANE_LIST))
-#define ANY_ZERO(x) any((x) == (WORD)(0))
 #define LANE(x, k) (((const U32 *)&(x))[k])
-#if LANES == 2
-#define LANE_LIST 0, 1
-#elif LANES == 4
-#define LANE_LIST 0, 1, 2, 3
-#elif LANES == 8
-#define LANE_LIST 0, 1, 2, 3, 4, 5, 6, 7
-#else
-#define LANE_LIST 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+#define LANE_LIST JOIN(LIST_, LANES)
 #endif
+#define LIST_2 0, 1
+#define LIST_4 LIST_2, 2, 3
+#define LIST_8 LIST_4, 4, 5, 6, 7
+#define LIST_16 LIST_8, 8, 9, 10, 11, 12, 13, 14, 15
+#define LIST_32 LIST_16, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31
+
+#if LANES > 1 && VERSIONS > 1
+#define MANY JOIN(uint, VERSIONS)
+#define MANY_LANES VERSIONS
+#define MANY_NUMBERS ((MANY)(JOIN(LIST_, VERSIONS)))
+#define MANY_LANE(x, k) (((const U32 *)&(x))[k])
 #endif
 
 #define READY_SPACE
@@ -63,6 +73,7 @@
 #define KEYED_PARAMETER , WORD *keyed
 #define KEYED_ARGUMENT , keyed
 #define KEYED(i) keyed[i]
+#define KEYED_FROM 8
 #else
 #define KEYED_SPACE __local WORD keyed[KEYED_WORDS * GROUP]
 #define KEYED_PARAMETER , __local WORD *keyed

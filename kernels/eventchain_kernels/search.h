@@ -19,7 +19,7 @@
      LANE(x, k)        lane k of WORD x
 */
 
-#if VERSIONS > 1
+#ifdef KEYED
 #define SHARE_SCHEDULE(p, number) expand_keyed(p, number, one KEYED_ARGUMENT);
 #else
 #define SHARE_SCHEDULE(p, number)
@@ -27,10 +27,10 @@
 
 #include "sha256d.h"
 
-/* One work-item for each version of each job. */
+/* A work-item for each MANY_LANES versions of each job; the rest of a grid does nothing. */
 KERNEL void prepare_jobs(const GLOBAL Job *jobs, GLOBAL Ready *ready, U32 count)
 {
-    U32 i = GLOBAL_ID;
+    U32 i = GLOBAL_ID * MANY_LANES;
     if (i < count * VERSIONS)
         prepare(&jobs[i / VERSIONS], &ready[i / VERSIONS], i % VERSIONS);
 }
@@ -71,7 +71,7 @@ KERNEL void search(const GLOBAL Job *jobs, const GLOBAL Ready *ready, U32 job_co
                         if (LANE(top, k) == 0 && wins(job, begin + i + k, v)) {
                             if (CLAIM(&winner[job->index], job->roll + v + 1) == 0)
                                 nonce[job->index] = begin + i + k;
-                            count = 0; /* this unit is done */
+                            count = 0, k = LANES, v = VERSIONS; /* this unit is done */
                         }
             }
         }

@@ -19,12 +19,27 @@
      TABLE             the qualifiers of a constant table
      GLOBAL            the address space of buffers
      VERSIONS          rolled versions of a job
-     KEYED(i)          with more than one version: word i of a work-item's own KEYED_WORDS words of type WORD
+     MANY              U32, or where vectors are as cheap one of MANY_LANES versions (1, or all of a job), with
+                       MANY_NUMBERS, the numbers from 0 on, and MANY_LANE(x, k), lane k; BYTE_SWAPPED takes it too
+     KEYED(i)          if the schedule is to be expanded into a table once a nonce (always, where there is more
+                       than one version): word i of a work-item's own KEYED_WORDS words of type WORD
+     KEYED_FROM        the first round that the table serves: 18 if it is not defined, the first that depends on
+                       the nonce; or 8: the rounds are a loop, and all code fits into a CPU's cache
      KEYED_PARAMETER   declares, with a comma before it, the parameter that KEYED reads and writes; or nothing
      WORD_s0, WORD_s1  on WORD what SHA_s0 and SHA_s1 are; where it leaves them out they are these
      UNROLL_16         unrolls the loop behind it 16 times, where arrays with a variable index are dear; or nothing
      READY_SPACE       the address space from which a lane reads a job's constants
 */
+
+#ifndef MANY
+#define MANY U32
+#define MANY_LANES 1
+#define MANY_NUMBERS 0u
+#define MANY_LANE(x, k) (x)
+#endif
+#ifndef KEYED_FROM
+#define KEYED_FROM 18
+#endif
 
 #define ROLL_MASK 0x1fffe000u /* of the header's version: BIP 320 */
 #define ROLL_SHIFT 13
@@ -145,7 +160,7 @@ typedef struct {
 #define UNROLL_16
 #endif
 
-/* -- once a job, and for candidates: rolled, scalar, small ------------------------------------------------ */
+/* -- once a job, and for candidates: rolled and small ----------------------------------------------------- */
 
 FUNCTION U32 byte_swapped(U32 x)
 {
@@ -153,15 +168,15 @@ FUNCTION U32 byte_swapped(U32 x)
 }
 
 /* Rounds `begin` to `end` of the compression function; `w` is overwritten with the next 16 schedule words. */
-FUNCTION void sha256_rounds(U32 *s, U32 *w, int begin, int end)
+FUNCTION void sha256_rounds(MANY *s, MANY *w, int begin, int end)
 {
     UNROLL_16
     for (int i = begin; i < end; i++) {
-        U32 *x = &w[i & 15];
+        MANY *x = &w[i & 15];
         if (i >= 16)
             *x += SHA_s0(w[(i + 1) & 15]) + w[(i + 9) & 15] + SHA_s1(w[(i + 14) & 15]);
-        U32 t = s[7] + SHA_S1(s[4]) + (s[6] ^ (s[4] & (s[5] ^ s[6]))) + SHA256_K[i] + *x;
-        U32 u = SHA_S0(s[0]) + ((s[0] & s[1]) | (s[2] & (s[0] | s[1])));
+        MANY t = s[7] + SHA_S1(s[4]) + (s[6] ^ (s[4] & (s[5] ^ s[6]))) + SHA256_K[i] + *x;
+        MANY u = SHA_S0(s[0]) + ((s[0] & s[1]) | (s[2] & (s[0] | s[1])));
         for (int k = 7; k > 0; k--)
             s[k] = s[k - 1];
         s[4] += t;
@@ -170,9 +185,9 @@ FUNCTION void sha256_rounds(U32 *s, U32 *w, int begin, int end)
 }
 
 /* One compression: `s` is the state, `w` the block, which is overwritten. */
-FUNCTION void sha256_block(U32 *s, U32 *w)
+FUNCTION void sha256_block(MANY *s, MANY *w)
 {
-    U32 before[8];
+    MANY before[8];
     for (int k = 0; k < 8; k++)
         before[k] = s[k];
     sha256_rounds(s, w, 0, 64);
@@ -180,38 +195,51 @@ FUNCTION void sha256_block(U32 *s, U32 *w)
         s[k] += before[k];
 }
 
-FUNCTION void initial_state(U32 *s)
+FUNCTION void initial_state(MANY *s)
 {
-    s[0] = IV0, s[1] = IV1, s[2] = IV2, s[3] = IV3, s[4] = IV4, s[5] = IV5, s[6] = IV6, s[7] = IV7;
+    s[0] = (MANY)(IV0), s[1] = (MANY)(IV1), s[2] = (MANY)(IV2), s[3] = (MANY)(IV3);
+    s[4] = (MANY)(IV4), s[5] = (MANY)(IV5), s[6] = (MANY)(IV6), s[7] = (MANY)(IV7);
 }
 
-/* The state after the header's first 64 bytes with version `v` of the job. */
-FUNCTION void midstate_of(const GLOBAL Job *job, U32 v, U32 *s)
+/* The state after the header's first 64 bytes with version `v` of the job, and the ones after it. */
+FUNCTION void midstate_of(const GLOBAL Job *job, U32 v, MANY *s)
 {
-    U32 w[16];
-    for (int k = 0; k < 16; k++)
-        w[k] = byte_swapped(k ? job->header[k] : (job->header[0] & ~ROLL_MASK) | (job->roll + v) << ROLL_SHIFT);
+    MANY w[16];
+    MANY version = (MANY_NUMBERS + (job->roll + v)) << ROLL_SHIFT | (job->header[0] & ~ROLL_MASK);
+    w[0] = BYTE_SWAPPED(version);
+    for (int k = 1; k < 16; k++)
+        w[k] = (MANY)(byte_swapped(job->header[k]));
     initial_state(s);
     sha256_block(s, w);
 }
 
-/* Version `v` of the job; the first also makes what all of them share. */
+/* The second block's first words, with a nonce of 0 and no padding yet. */
+FUNCTION void tail_of(const GLOBAL Job *job, MANY *w)
+{
+    for (int k = 0; k < 16; k++)
+        w[k] = (MANY)(k < 3 ? byte_swapped(job->header[16 + k]) : 0u);
+}
+
+/* Version `v` of the job and the ones after it; the first also makes what all of them share. */
 FUNCTION void prepare(const GLOBAL Job *job, GLOBAL Ready *ready, U32 v)
 {
-    U32 s[8], w[16];
+    MANY s[8], w[16];
     midstate_of(job, v, s);
     for (int k = 0; k < 8; k++)
-        ready->midstate[v][k] = s[k];
-    for (int k = 0; k < 16; k++)
-        w[k] = k < 3 ? byte_swapped(job->header[16 + k]) : 0u;
-    sha256_rounds(s, w, 0, 4); /* with a nonce of 0 */
+        for (U32 i = 0; i < MANY_LANES; i++)
+            ready->midstate[v + i][k] = MANY_LANE(s[k], i);
+    tail_of(job, w);
+    sha256_rounds(s, w, 0, 4);
+    s[7] += K4 + 0x80000000u;
     for (int k = 0; k < 8; k++)
-        ready->state[v][k] = k < 7 ? s[k] : s[k] + K4 + 0x80000000u;
+        for (U32 i = 0; i < MANY_LANES; i++)
+            ready->state[v + i][k] = MANY_LANE(s[k], i);
     if (v)
         return;
-    ready->w16 = w[0] + SHA_s0(w[1]);
-    ready->w17 = w[1] + SHA_s0(w[2]) + 0x01100000u; /* s1(W15), W15 = 640, the length in bits */
-    ready->w18 = w[2] + SHA_s1(ready->w16);
+    U32 w0 = byte_swapped(job->header[16]), w1 = byte_swapped(job->header[17]), w2 = byte_swapped(job->header[18]);
+    ready->w16 = w0 + SHA_s0(w1);
+    ready->w17 = w1 + SHA_s0(w2) + 0x01100000u; /* s1(W15), W15 = 640, the length in bits */
+    ready->w18 = w2 + SHA_s1(ready->w16);
     ready->w19 = 0x11002000u + SHA_s1(ready->w17); /* s0(W4), W4 = 0x80000000, the padding bit */
     ready->w31 = 640u + SHA_s0(ready->w16);
     ready->w32 = ready->w16 + SHA_s0(ready->w17);
@@ -228,22 +256,21 @@ FUNCTION int wins(const GLOBAL Job *job, U32 nonce, U32 v)
     U64 counter = (U64)nonce * job->rolls + (job->roll + v);
     if (counter < job->begin || counter >= job->end)
         return 0;
-    U32 s[8], w[16];
+    MANY s[8], w[16];
     midstate_of(job, v, s);
-    for (int k = 0; k < 16; k++)
-        w[k] = k < 3 ? byte_swapped(job->header[16 + k]) : 0u;
-    w[3] = byte_swapped(nonce);
-    w[4] = 0x80000000u;
-    w[15] = 640u;
+    tail_of(job, w);
+    w[3] = (MANY)(byte_swapped(nonce));
+    w[4] = (MANY)(0x80000000u);
+    w[15] = (MANY)(640u);
     sha256_block(s, w);
     for (int k = 0; k < 16; k++)
-        w[k] = k < 8 ? s[k] : 0u;
-    w[8] = 0x80000000u;
-    w[15] = 256u;
+        w[k] = k < 8 ? s[k] : (MANY)(0u);
+    w[8] = (MANY)(0x80000000u);
+    w[15] = (MANY)(256u);
     initial_state(s);
     sha256_block(s, w);
     for (int k = 7; k >= 0; k--) {
-        U32 digest = byte_swapped(s[k]);
+        U32 digest = byte_swapped(MANY_LANE(s[k], 0));
         if (digest != job->target[k])
             return digest < job->target[k];
     }
@@ -294,17 +321,24 @@ FUNCTION int wins(const GLOBAL Job *job, U32 nonce, U32 v)
     EXPAND(58) USE(58) EXPAND(59) USE(59) EXPAND(60) USE(60) EXPAND(61) USE(61) EXPAND(62) USE(62) \
     EXPAND(63) USE(63)
 
-#if VERSIONS > 1
-/* All versions share the schedule: it is expanded once a nonce, with K, into a table of 46 words. */
-#define KEYED_WORDS 46
-#define KEEP(i) KEYED(i - 18) = ADD(W(i), K##i);
-#define KEYED_ROUND(i) STEP(i, ADD(S(i, 7), KEYED(i - 18)))
+#ifdef KEYED
+/* All versions share the schedule: it is expanded once a nonce, with K, into a table. */
+#define KEYED_WORDS (64 - KEYED_FROM)
+#define KEEP(i) KEYED(i - KEYED_FROM) = ADD(W(i), K##i);
+#define KEYED_ROUND(i) STEP(i, ADD(S(i, 7), KEYED(i - KEYED_FROM)))
+#define NEXT_KEYED_ROUND(k) STEP(k, ADD(S(k, 7), KEYED(i + k)))
 
 FUNCTION void expand_keyed(const READY_SPACE Ready *p, WORD number, U32 one KEYED_PARAMETER)
 {
     WORD w[16];
     WORD nonce = BYTE_SWAPPED(number);
     (void)one;
+#if KEYED_FROM == 8
+    for (U32 i = 0; i < 8; i++)
+        KEYED(i) = SHA256_K[8 + i] + (i == 7 ? 640u : 0u);
+    KEYED(8) = p->w16 + K16;
+    KEYED(9) = p->w17 + K17;
+#endif
     FIRST_SCHEDULE(KEEP)
 }
 #endif
@@ -323,11 +357,18 @@ FUNCTION WORD lane(const READY_SPACE Ready *p, U32 v, WORD number, U32 one KEYED
     S(4, 1) = p->state[v][1], S(4, 2) = p->state[v][2], S(4, 3) = p->state[v][3];
     S(4, 5) = p->state[v][5], S(4, 6) = p->state[v][6];
     STEP(4, p->state[v][7])
-    ROUND_K(5, 0) ROUND_K(6, 0) ROUND_K(7, 0) ROUND_K(8, 0) ROUND_K(9, 0)
-    ROUND_K(10, 0) ROUND_K(11, 0) ROUND_K(12, 0) ROUND_K(13, 0) ROUND_K(14, 0) ROUND_K(15, 640u)
+    ROUND_K(5, 0) ROUND_K(6, 0) ROUND_K(7, 0)
+#if defined KEYED && KEYED_FROM == 8
+    for (U32 i = 0; i < KEYED_WORDS; i += 8) {
+        NEXT_KEYED_ROUND(0) NEXT_KEYED_ROUND(1) NEXT_KEYED_ROUND(2) NEXT_KEYED_ROUND(3)
+        NEXT_KEYED_ROUND(4) NEXT_KEYED_ROUND(5) NEXT_KEYED_ROUND(6) NEXT_KEYED_ROUND(7)
+    }
+#else
+    ROUND_K(8, 0) ROUND_K(9, 0) ROUND_K(10, 0) ROUND_K(11, 0)
+    ROUND_K(12, 0) ROUND_K(13, 0) ROUND_K(14, 0) ROUND_K(15, 640u)
     W(16) = p->w16; ROUND(16)
     W(17) = p->w17; ROUND(17)
-#if VERSIONS > 1
+#ifdef KEYED
     KEYED_ROUND(18) KEYED_ROUND(19) KEYED_ROUND(20) KEYED_ROUND(21) KEYED_ROUND(22) KEYED_ROUND(23)
     KEYED_ROUND(24) KEYED_ROUND(25) KEYED_ROUND(26) KEYED_ROUND(27) KEYED_ROUND(28) KEYED_ROUND(29)
     KEYED_ROUND(30) KEYED_ROUND(31) KEYED_ROUND(32) KEYED_ROUND(33) KEYED_ROUND(34) KEYED_ROUND(35)
@@ -338,6 +379,7 @@ FUNCTION WORD lane(const READY_SPACE Ready *p, U32 v, WORD number, U32 one KEYED
     KEYED_ROUND(60) KEYED_ROUND(61) KEYED_ROUND(62) KEYED_ROUND(63)
 #else
     FIRST_SCHEDULE(ROUND)
+#endif
 #endif
 
     /* Second hash. Its first round starts from constants; rounds 1 to 3 have a constant h. */

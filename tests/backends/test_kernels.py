@@ -345,7 +345,7 @@ def opencl_cpus() -> list[Any]:
 
 @pytest.mark.parametrize(
     "shape",
-    [Shape(4, 1, 3, 4), Shape(16, 1, 2, 2), Shape(1, 64, 4, 4), Shape(8, 1, 2, 8)],
+    [Shape(4, 1, 3, 4), Shape(16, 1, 2, 2), Shape(1, 64, 4, 4), Shape(8, 1, 2, 8), Shape(32, 1, 2, 4)],
     ids=str,
 )
 def test_opencl_shapes(shape):
