@@ -6,6 +6,8 @@ here: how much goes into a launch, which headers are still open, and what the re
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 import time
 from collections import deque
@@ -13,6 +15,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
+from eventchain_kernels.kept import keep, kept
 from numpy.typing import NDArray
 
 from eventchain.contracts.backend import Solutions, Work
@@ -60,6 +63,10 @@ class KernelDevice:
     versions: int
     """Rolled versions that share a message schedule, where the work has so many: a power of two."""
 
+    identity = ""
+    """What the device's rate depends on: the device, its driver, the kernel. Empty: it is measured anew in
+    every process."""
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._rate = 0.0
@@ -103,10 +110,16 @@ class KernelDevice:
         return solutions(hit.astype(np.uint32), winner[hit] - np.uint32(1), nonce[hit], work.rolls)
 
     def rate(self) -> float:
-        """Hashes a second, measured at first use on a job that nothing solves."""
+        """Hashes a second, measured at first use on a job that nothing solves, and kept for later processes.
+        It only sizes launches."""
         with self._lock:
             if not self._rate:
-                self._rate = self._measure()
+                name = f"rate-{hashlib.sha256(self.identity.encode()).hexdigest()[:20]}.json"
+                self._rate = _rate_in(kept(name)) if self.identity else 0.0
+                if not self._rate:
+                    self._rate = self._measure()
+                    if self.identity:
+                        keep(name, json.dumps({"rate": self._rate, "of": self.identity}).encode())
             return self._rate
 
     def _measure(self) -> float:
@@ -127,6 +140,15 @@ class KernelDevice:
                 if seconds >= LAUNCH_SECONDS / 2 or 2 * count * self.versions > MAX_HASHES:
                     break
         return count * self.versions / seconds
+
+
+def _rate_in(raw: bytes) -> float:
+    """The rate that was kept, 0 where there is none that can be one."""
+    try:
+        rate = float(json.loads(raw)["rate"])
+    except (ValueError, KeyError, TypeError):
+        return 0.0
+    return rate if 1e3 < rate < 1e15 else 0.0
 
 
 def _units(jobs: NDArray[Any], chunk: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -121,6 +122,11 @@ class OpenCLDevice(KernelDevice):
         self.name, self.shape = name, shape
         self.lanes, self.versions = shape.vector * shape.group, shape.versions
         self.driver = device
+        text = hashlib.sha256(source("search.cl").encode()).hexdigest()
+        platform, units = device.platform, device.max_compute_units
+        self.identity = (
+            f"{platform.version}, {device.name}, {device.driver_version}, {units}, {shape}, {text}"
+        )
         self._build_lock = threading.Lock()
         self._context: Any = None
         self._programs: dict[int, Any] = {}  # by versions

@@ -233,6 +233,31 @@ def test_rate_is_measured_once(host):
     assert len(device.sessions) == 1
 
 
+def test_rate_is_kept_for_other_processes(host, tmp_path, monkeypatch):
+    monkeypatch.setenv("EVENTCHAIN_CACHE", str(tmp_path / "cache"))
+
+    def device(identity: str) -> HostDevice:
+        one = HostDevice(host, rate=0)
+        one.identity = identity
+        return one
+
+    first = device("a device")
+    rate = first.rate()
+    again = device("a device")
+    assert again.rate() == rate
+    assert not again.sessions  # nothing was measured
+    for identity in ("another device", ""):
+        other = device(identity)
+        other.rate()
+        assert other.sessions
+    (file,) = (path for path in (tmp_path / "cache").iterdir() if b"a device" in path.read_bytes())
+    for damaged in (b"", file.read_bytes()[:-3], bytes(80)):
+        file.write_bytes(damaged)
+        measured = device("a device")
+        measured.rate()
+        assert measured.sessions
+
+
 # -- the CUDA shell's machine code --------------------------------------------------------------------
 
 

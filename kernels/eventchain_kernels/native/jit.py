@@ -2,8 +2,7 @@
 
 A *variant* is a way to use a CPU: ``sha`` (x86's SHA instructions), ``avx512`` (32 lanes, in two vectors),
 ``avx2`` (8), ``generic`` (4 of whatever vectors there are: SSE2, NEON). ``EVENTCHAIN_CPU_FEATURES`` forces
-one; ``EVENTCHAIN_CACHE`` is the cache directory (default: ``eventchain`` in the user's cache directory).
-Functions are compiled one by one, when first asked for.
+one. Functions are compiled one by one, when first asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import ctypes
 import hashlib
 import os
 import platform
-import tempfile
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eventchain.errors import ConfigError
+from eventchain_kernels.kept import keep, kept
 
 FUNCTIONS = {
     "hash_joined": "hash_batch",
@@ -140,48 +139,14 @@ def _load(code: bytes, name: str) -> int:
 
 
 def _object_code(name: str, variant: str) -> bytes:
-    """From the cache, or compiled and put there. A cache that is damaged, foreign or cannot be written
-    costs the time of compiling and nothing else."""
-    folder = _cache_directory()
-    path = folder / f"{name}-{_key(variant)}.o"
-    try:
-        raw = path.read_bytes() if _is_ours(folder) else b""
-    except OSError:
-        raw = b""
-    if len(raw) > 32 and hashlib.sha256(raw[32:]).digest() == raw[:32]:
-        return raw[32:]
+    """From the cache, or compiled and put there."""
+    file = f"{name}-{_key(variant)}.o"
+    if code := kept(file):
+        return code
     target = machine(variant)
     code = bytes(target.emit_object(optimised(name, variant, target)))
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _is_ours(folder):
-            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-                file.write(hashlib.sha256(code).digest() + code)
-            os.replace(file.name, path)
-    except OSError:
-        pass
+    keep(file, code)
     return code
-
-
-def _cache_directory() -> Path:
-    named = os.environ.get("EVENTCHAIN_CACHE")
-    if named:
-        return Path(named)
-    if os.name == "nt":
-        return Path(os.environ.get("LOCALAPPDATA", tempfile.gettempdir())) / "eventchain"
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "eventchain"
-    except RuntimeError:  # no home directory
-        return Path(tempfile.gettempdir()) / f"eventchain-{os.getuid()}"
-
-
-def _is_ours(folder: Path) -> bool:
-    """What lies there will be executed: no one else may own the folder or write to it."""
-    if os.name == "nt":
-        return True
-    about = folder.stat()
-    return about.st_uid == os.getuid() and not about.st_mode & 0o022
 
 
 @cache
