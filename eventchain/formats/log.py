@@ -68,8 +68,8 @@ class Frontier:
                 new = level < len(rows) and len(rows[level])
                 self._peaks[level] = rows[level][-1].tobytes() if new else peaks[level]
 
-        if list(sizes) == [self.size]:
-            return [self.root()]
+        if list(sizes) in ([], [self.size]):
+            return [self.root() for _ in sizes]
         # The root of each size: its complete subtrees, from the smallest up. Those that were complete before
         # are the peaks.
         wanted = np.array(sizes, np.int64)
