@@ -3,10 +3,10 @@
     python bench/batches.py [--seconds 1] [--rounds 3]
 
 Each point is one `search` over a batch of headers of one difficulty, all of them solved, as the mining engine
-calls it: harder headers with rolled versions, easy ones without. Counted are the hashes up to each solution,
-so a lucky batch is not a fast one; every solution is checked. The limit of each line is the same device's
-rate on one header that is never solved. Batches that would take longer than --seconds are left out; rounds
-alternate over all points, medians are drawn. Writes docs/batches.svg beside the figures.
+calls it: harder headers with rolled versions, easy ones without. Counted is the expected work, and small
+batches are repeated, for up to --seconds; every solution is checked. The limit of each line is the same
+device's rate on one header that is never solved. Batches that would take longer than --seconds are left
+out; rounds alternate over all points, medians are drawn. Writes docs/batches.svg beside the figures.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def measure(
     for _ in range(rounds):
         for name, difficulty, size in wanted:
             rates = points[name].setdefault(difficulty, {}).setdefault(size, [])
-            rates.append(solved_rate(found[name], size, difficulty).wall)
+            rates.append(solved_rate(found[name], size, difficulty, seconds).wall)
     return points, limits
 
 

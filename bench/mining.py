@@ -36,12 +36,15 @@ from eventchain.formats.header import (
     HEADER,
     VERSION,
     bits_for_difficulty,
+    work_of,
 )
 from eventchain.mining.backends import available, open_backend
 from eventchain.mining.check import check
 from eventchain.mining.schedule import ROLLED_FROM, ROLLS
 
 EASY, EASY_BITS = 10_000, 12
+FAIR = 1000
+"""Headers after which luck is worth three hundredths."""
 ONE, ROLLED, MANY = "one header", f"{ROLLS} versions", f"{EASY:,} of {EASY_BITS} bits"
 
 
@@ -102,17 +105,20 @@ def warmed_up(subject: Subject) -> bool:
     return True
 
 
-def solved_rate(device: Device, size: int, difficulty: int) -> Rate:
-    """Of a batch that is solved as the engine has it solved: rolled where that is worth it. Counted are the
-    hashes up to each solution, so that a lucky batch is not a fast one."""
+def solved_rate(device: Device, size: int, difficulty: int, seconds: float = 0.0) -> Rate:
+    """Of batches that are solved as the engine has them solved: rolled where that is worth it. Counted is the
+    expected work. Small batches are repeated until it is near the real one, or for so many seconds."""
     rolls = ROLLS if 2**difficulty >= ROLLED_FROM else 1
-    work = Work(headers(size, bits_for_difficulty(difficulty)), np.zeros(size, np.uint64), NONCES, rolls)
-    began = time.perf_counter()
-    found = device.search(work)
-    taken = time.perf_counter() - began
-    checked = check(work, found)
-    assert len(checked.index) == size
-    return Rate(checked.hashes / taken)
+    expected = work_of(bits_for_difficulty(difficulty))
+    solved, taken = 0, 0.0
+    while not solved or (solved < FAIR and taken < seconds):
+        work = Work(headers(size, bits_for_difficulty(difficulty)), np.zeros(size, np.uint64), NONCES, rolls)
+        began = time.perf_counter()
+        found = device.search(work)
+        taken += time.perf_counter() - began
+        assert len(check(work, found).index) == size
+        solved += size
+    return Rate(solved * expected / taken)
 
 
 @contextmanager
