@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 from importlib.metadata import PackageNotFoundError, files
@@ -28,7 +29,7 @@ def platforms() -> list[Any]:
     with TemporaryDirectory(prefix="eventchain-icd-") as folder:
         for driver in SYSTEM.glob("*.icd"):
             shutil.copy(driver, folder)
-        Path(folder, "eventchain-intel.icd").write_text(f"{library}\n")
+        Path(folder, "eventchain-intel.icd").write_text(f"{_without_spaces(library)}\n")
         os.environ["OCL_ICD_VENDORS"] = folder
         try:
             return list(cl.get_platforms())
@@ -43,6 +44,26 @@ def intel_runtime() -> Path | None:
     except PackageNotFoundError:
         return None
     return Path(str(found[0].locate())).resolve() if found else None
+
+
+def _without_spaces(library: Path) -> Path:
+    """Intel's runtime looks for its other files where it really lies, and fails over a space in that path.
+    Then it is given a folder of its own, which must last as long as the process."""
+    if " " not in str(library):
+        return library
+    folder = TemporaryDirectory(prefix="eventchain-intel-")
+    atexit.register(folder.cleanup)
+    for file in library.parent.iterdir():
+        if file.suffix in (".rtl", ".o", ".cfg") or ".so" in file.suffixes:
+            place = Path(folder.name, file.name)
+            try:
+                place.hardlink_to(file.resolve())
+            except OSError:  # another file system
+                if file.resolve() == library:
+                    shutil.copyfile(library, place)
+                else:
+                    place.symlink_to(file)
+    return Path(folder.name, "libintelocl.so")
 
 
 def unusable(device: Any) -> str:
