@@ -353,6 +353,9 @@ def test_a_failing_device_is_benched_and_its_work_goes_to_the_others(reference, 
     with Engine([reference, bad], slice_seconds=0.02, on_benched=lambda *news: told.append(news)) as engine:
         # More than the good device takes at first, so that the bad one has its share.
         mined = collect_all_of(engine, Task([8] * 300))
+        until = time.monotonic() + 60
+        while not engine.benched and time.monotonic() < until:
+            time.sleep(0.01)  # the good one may have helped with all that the bad one holds
         engine.collect(0)  # tells the news, if it came last
         assert list(engine.rate()) == [reference.name]
         assert list(engine.benched) == ["bad one"]
