@@ -36,13 +36,17 @@ def watch(store: Any, writers: Sequence[Write], idle: AbstractContextManager[Any
     naive: set[int] = set()
     reach, too_late = -1, 0
 
-    def seal() -> None:
+    def look() -> None:
+        """As somebody who takes the newest position for the end."""
         nonlocal reach, too_late
         rows = everything(store)
         late = {position for position, *_ in rows if position <= reach} - naive
         too_late += len(late)
         naive.update(position for position, *_ in rows)
         reach = max(naive, default=-1)
+
+    def seal() -> None:
+        look()
         head = store.head()
         found = [row for row in everything(store) if head is not None and row[0] <= head]
         if len(found) >= len(sealed):  # the head may stay below what is sealed, as in a new process
@@ -61,6 +65,7 @@ def watch(store: Any, writers: Sequence[Write], idle: AbstractContextManager[Any
         with idle:
             seal_for(seconds / 3)
             held = len(sealed)
+            look()  # a head that waits for the idle writer leaves time for few of them
         seal_for(seconds / 3)
     finally:
         stop.set()
