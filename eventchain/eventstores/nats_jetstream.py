@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 import pyarrow as pa
 
 from eventchain.errors import ConfigError, StoreError
+from eventchain.eventstores.batches import joined
 from eventchain.eventstores.index_check import PlainCheck
 from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN
 
@@ -111,9 +112,7 @@ class JetStreamEventStore:
             rows = batch["id"].to_pylist()
             found += [batch.slice(row, 1) for row, name in enumerate(rows) if name == event_id]
             after = batch["position"][-1].as_py()
-        return (
-            pa.Table.from_batches(found, EVENT_SCHEMA).combine_chunks().to_batches()[0] if found else _EMPTY
-        )
+        return joined(found)
 
     def index_check(self) -> PlainCheck:
         """None: a stream has no index beside its messages."""
@@ -251,6 +250,3 @@ def _without_password(url: str) -> str:
 
 async def _ignore(error: Exception) -> None:
     """What fails is raised where it was asked for."""
-
-
-_EMPTY = pa.RecordBatch.from_arrays([pa.array([], field.type) for field in EVENT_SCHEMA], schema=EVENT_SCHEMA)

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from eventchain.errors import StoreError
+from eventchain.eventstores.batches import joined
 from eventchain.formats.event import EVENT_SCHEMA, IRREGULAR, UNKNOWN, empty_batch, irregular_id
 
 ROWS = 4096
@@ -95,12 +96,7 @@ def read_events(
             break
         left -= rows
         rows = max(1, min(ROWS, BYTES * rows // max(1, batch.nbytes)))
-    if len(batches) < 2:
-        return batches[0] if batches else empty_batch()
-    whole = pa.Table.from_batches(batches).combine_chunks().to_batches()
-    if len(whole) != 1:
-        raise StoreError(f"{limit} events are more than 2 GiB", hint="read fewer at a time")
-    return whole[0]
+    return joined(batches)
 
 
 SAVEPOINT = "eventchain_reading"

@@ -32,6 +32,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from eventchain.errors import StoreError
+from eventchain.eventstores.batches import joined
 from eventchain.eventstores.sqlite_rows import RowReader
 from eventchain.formats.event import EVENT_SCHEMA, IRREGULAR, UNKNOWN, empty_batch, irregular_id
 
@@ -118,12 +119,7 @@ def read_events(
         if batch.num_rows < rows:
             break
         left -= rows
-    if len(batches) < 2:
-        return batches[0] if batches else empty_batch()
-    whole = pa.Table.from_batches(batches).combine_chunks().to_batches()
-    if len(whole) != 1:
-        raise StoreError(f"{limit} events are more than 2 GiB", hint="read fewer at a time")
-    return whole[0]
+    return joined(batches)
 
 
 def _fetched(reader: RowReader, table: EventTable, where: str, limit: int) -> tuple[list[Any], bool]:

@@ -90,7 +90,7 @@ class Service:
             self._become(SEALING, "")
             policy = sealer.builder.trunk.policy
             block_events = min(self._block_events or policy.events, policy.events)
-            turn = _Turn(self, chain, sealer, block_events)
+            turn = _Turn(self, sealer, block_events)
             self.state.head = chain.events.head()
             turn(sealer.progress)
             if self.state.backlog.events > CATCH_UP_BLOCKS * block_events:
@@ -128,8 +128,8 @@ class Service:
 class _Turn:
     """Called after every turn of a sealer: counts, announces, and stops."""
 
-    def __init__(self, service: Service, chain: Chain, sealer: Sealer, block_events: int) -> None:
-        self._service, self._chain, self._sealer = service, chain, sealer
+    def __init__(self, service: Service, sealer: Sealer, block_events: int) -> None:
+        self._service, self._sealer = service, sealer
         self._block_events = block_events
         self._before = Progress()
 
