@@ -1,17 +1,10 @@
-"""Which events a projection sees: ranges of positions and times, and a CEL expression over the event.
-
-CEL is Google's Common Expression Language (https://cel.dev), checked when it is compiled. It sees
-``position``, ``stream``, ``version``, ``id``, ``type``, ``time`` (a timestamp), and ``data`` and ``metadata``
-parsed as JSON. An event for which the expression has no value is not taken: a member that the event lacks, a
-comparison of things that do not compare, data that is not JSON.
-"""
+"""Which events a projection sees: ranges of positions and times, and a condition."""
 
 from __future__ import annotations
 
-import contextlib
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -19,10 +12,10 @@ import numpy as np
 
 from eventchain.errors import ProjectionError
 from eventchain.formats.event import MAX_POSITION, UNKNOWN
-from eventchain.projections.event import Event, Events
+from eventchain.projections.cel import EPOCH, MICROSECOND, Expression
+from eventchain.projections.page import Events
+from eventchain.projections.path import Path
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _TEXT = re.compile(
     r"(?:positions (?P<positions>\S+))?(?:(?:^| and )times (?P<times>\S+))?(?:(?:^| and )(?P<where>.*))?",
     re.S,
@@ -79,10 +72,10 @@ def _time(text: str, rest_of_day: int) -> int:
             f"{text!r} is not a time", hint="as 2010-10-01 or 2010-10-01T09:00:00Z"
         ) from None
     if _DAY.fullmatch(text):
-        return (moment.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND + rest_of_day
+        return (moment.replace(tzinfo=UTC) - EPOCH) // MICROSECOND + rest_of_day
     if moment.tzinfo is None:
         raise ProjectionError(f"{text!r} is in no time zone", hint=f"as {text}Z")
-    return (moment - _EPOCH) // _MICROSECOND
+    return (moment - EPOCH) // MICROSECOND
 
 
 def _checked(range: Range, text: str) -> Range:
@@ -96,7 +89,7 @@ def _checked(range: Range, text: str) -> Range:
 def _moment(microseconds: int | None) -> str:
     if microseconds is None:
         return ""
-    return (_EPOCH + microseconds * _MICROSECOND).isoformat().replace("+00:00", "Z")
+    return (EPOCH + microseconds * MICROSECOND).isoformat().replace("+00:00", "Z")
 
 
 @dataclass(frozen=True)
@@ -112,7 +105,7 @@ class Filter:
     def __post_init__(self) -> None:
         object.__setattr__(self, "where", self.where.strip())
         if self.where:
-            _ = self._program
+            _ = self._expression  # wrong ones are found at once
 
     def __str__(self) -> str:
         parts = []
@@ -138,69 +131,17 @@ class Filter:
     def chosen(self, events: Events) -> Events:
         """The events that it takes."""
         if self.positions:
-            events = events.where(self.positions.mask(events.positions))
+            events = events.where(self.positions.mask(events.integers("position")))
         if self.times:
-            events = events.where((events.times != UNKNOWN) & self.times.mask(events.times))
-        if self.where and len(events):
-            program = self._program
-            mask = np.fromiter((_true(program, event) for event in events), bool, len(events))
-            events = events.where(mask)
-        return events
+            times = events.integers("time")
+            events = events.where((times != UNKNOWN) & self.times.mask(times))
+        return self._expression.chosen(events) if self.where else events
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """What it looks at in payloads."""
+        return self._expression.paths if self.where else ()
 
     @cached_property
-    def _program(self) -> Any:
-        return _compiled(self.where)
-
-
-def _compiled(where: str) -> Any:
-    """The checked program. Raises ProjectionError with the place where it is wrong."""
-    try:
-        from cel_expr_python import cel
-    except ImportError:
-        raise ProjectionError(
-            "filters need the package cel-expr-python", hint='pip install "eventchain[filters]"'
-        ) from None
-    kinds = {
-        "position": cel.Type.INT,
-        "stream": cel.Type.STRING,
-        "version": cel.Type.INT,
-        "id": cel.Type.STRING,
-        "type": cel.Type.STRING,
-        "time": cel.Type.TIMESTAMP,
-        "data": cel.Type.DYN,
-        "metadata": cel.Type.DYN,
-    }
-    # `type` is a function of CEL; in a container of its own the variable of that name comes first.
-    environment = cel.NewEnv(
-        container="event", variables={f"event.{name}": kind for name, kind in kinds.items()}
-    )
-    try:
-        program = environment.compile(where)
-    except RuntimeError as error:
-        raise ProjectionError(_complaint(str(error))) from None
-    if program.return_type() not in (cel.Type.BOOL, cel.Type.DYN):
-        raise ProjectionError(f"the filter {where!r} is neither true nor false")
-    return program
-
-
-def _complaint(said: str) -> str:
-    text = said.removeprefix("INVALID_ARGUMENT: ").replace(" (in container 'event')", "")
-    text = re.sub(r" \[[A-Z_]+\]$", "", text)
-    return re.sub(r"ERROR: <input>:([0-9]+):([0-9]+): ", r"the filter is wrong at line \1, column \2: ", text)
-
-
-def _true(program: Any, event: Event) -> bool:
-    known: dict[str, Any] = {
-        "event.position": event.position,
-        "event.stream": event.stream,
-        "event.id": event.id,
-        "event.type": event.type,
-    }
-    if event.version is not None:
-        known["event.version"] = event.version
-    if event.time is not None:
-        known["event.time"] = _EPOCH + event.time * _MICROSECOND
-    for name in ("json", "metadata_json"):
-        with contextlib.suppress(ValueError):
-            known["event.data" if name == "json" else "event.metadata"] = getattr(event, name)
-    return program.eval(data=known).plain_value() is True
+    def _expression(self) -> Expression:
+        return Expression(self.where)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from eventchain.errors import ProjectionError
-from eventchain.projections.event import Events, Page
 from eventchain.projections.filter import Filter
-from eventchain.projections.projection import Projection
+from eventchain.projections.page import Events, Page
+from eventchain.projections.projection import Projection, by_columns
 
-PAGE = 8192
-"""Events that all projections see before the next ones are touched: small enough to stay in the cache."""
+PAGE = 131_072
+"""Events that all projections see before the next ones are touched. The more, the less often a projection
+that works on columns comes back to the same key of its state."""
+PART = 4096
+"""Events that are objects at a time."""
 
 
 @dataclass(slots=True)
@@ -32,6 +36,10 @@ class Run:
     size: int = 0
     error: ProjectionError | None = None
 
+    def apply(self, events: Events) -> None:
+        if len(events):
+            self.state = self.projection.apply_events(self.state, events)
+
     def dump(self) -> bytes:
         """The state as bytes. Raises ProjectionError, naming the projection."""
         if self.error is not None:
@@ -47,6 +55,7 @@ class Fold:
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = runs
+        self._paths = tuple({path for run in runs for path in (*run.projection.paths, *run.filter.paths)})
 
     @property
     def active(self) -> list[Run]:
@@ -60,20 +69,37 @@ class Fold:
             if run.size < start:
                 raise ValueError(f"{run.name} covers {run.size} events and is shown those after {start}")
         for first in range(0, batch.num_rows, PAGE):
-            page = Page(batch.slice(first, PAGE))
-            end = start + first + page.batch.num_rows
-            for run in self.active:
-                if run.size < end:
-                    self._step(run, page, run.size - start - first)
-                    run.size = end
+            self._page(batch.slice(first, PAGE), start + first)
 
-    def _step(self, run: Run, page: Page, skip: int) -> None:
-        try:
-            events = run.filter.chosen(Events(page, np.arange(max(skip, 0), page.batch.num_rows)))
-            if len(events):
-                run.state = run.projection.apply_events(run.state, events)
-        except Exception as error:
-            run.error = _named(run.name, error)
+    def _page(self, batch: Any, start: int) -> None:
+        runs = [run for run in self.active if run.size < start + batch.num_rows]
+        page = Page(batch, self._paths)
+        waiting = []
+        for run in runs:
+            with _failing(run):
+                events = run.filter.chosen(Events(page, np.arange(max(run.size - start, 0), batch.num_rows)))
+                if by_columns(run.projection):
+                    run.apply(events)
+                else:
+                    waiting.append((run, events.rows))
+        for first in range(0, batch.num_rows if waiting else 0, PART):
+            part = Page(batch.slice(first, PART))
+            for run, rows in waiting:
+                here = rows[slice(*np.searchsorted(rows, (first, first + PART)))]
+                if run.error is None:
+                    with _failing(run):
+                        run.apply(Events(part, here - first))
+        for run in runs:
+            run.size = start + batch.num_rows
+
+
+@contextmanager
+def _failing(run: Run) -> Iterator[None]:
+    """What goes wrong inside is the run's error."""
+    try:
+        yield
+    except Exception as error:
+        run.error = _named(run.name, error)
 
 
 def _named(name: str, error: Exception) -> ProjectionError:

@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
-
-import msgspec
 
 from eventchain.errors import ProjectionError
-from eventchain.projections.event import Event
 
 COLUMNS = ("stream", "type", "id")
 PAYLOADS = ("data", "metadata")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MEMBER = re.compile(r'\.([A-Za-z_][A-Za-z0-9_]*)|\[("(?:[^"\\]|\\.)*")\]')
-_RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +42,3 @@ class Path:
     def __str__(self) -> str:
         parts = (f".{name}" if _NAME.fullmatch(name) else f"[{json.dumps(name)}]" for name in self.members)
         return self.column + "".join(parts)
-
-    def raw(self, event: Event) -> bytes | None:
-        """The JSON text at the path into a payload; None when the event has nothing there."""
-        value: Any = getattr(event, self.column)
-        for name in self.members:
-            if value is None:
-                return None
-            try:
-                value = _RAW.decode(value).get(name)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                return None
-        return None if value is None else bytes(value)
-
-    def key(self, event: Event) -> str | None:
-        """Text to group by: strings as they are, other scalars as JSON text; None for anything else."""
-        if not self.members:
-            column: str = getattr(event, self.column)
-            return column
-        raw = self.raw(event)
-        if raw is None or raw[:1] in b"{[n":
-            return None
-        return json.loads(raw) if raw.startswith(b'"') else raw.decode()

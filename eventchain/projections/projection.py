@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from eventchain.errors import ProjectionError
-from eventchain.projections.event import Event, Events
+from eventchain.projections.event import Event
+from eventchain.projections.page import Events, failed
+from eventchain.projections.path import Path
 
 State = TypeVar("State")
 
@@ -35,14 +37,19 @@ class Projection(Generic[State]):
         raise NotImplementedError
 
     def apply_events(self, state: State, events: Events) -> State:
-        """The state after many events. A projection that can do better than one by one does it here, with
-        the same result."""
+        """The state after many events. A projection that can do better than one by one does it here, and
+        names in ``paths`` what it reads out of payloads, so that all of a pass are served at once."""
         for event in events:
             try:
                 state = self.apply(state, event)
             except Exception as error:
                 raise failed(event, error) from error
         return state
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """What ``apply_events`` asks its events for, as far as it is known before."""
+        return ()
 
     def dump(self, state: State) -> bytes:
         """The state as bytes, equal for equal states: canonical JSON (RFC 8785) unless a projection brings
@@ -62,9 +69,13 @@ class Projection(Generic[State]):
         """What ``apply`` depends on besides code, as JSON values: a part of the fingerprint."""
         return {}
 
+    def code(self) -> str:
+        """What stands for the code in the fingerprint."""
+        return code_of(type(self))
+
     def fingerprint(self) -> str:
         """A short token that changes when the projection's code or its options change."""
-        digest = hashlib.sha256(code_of(type(self)).encode())
+        digest = hashlib.sha256(self.code().encode())
         digest.update(b"\0" + canonical(dict(self.options)))
         return digest.hexdigest()[:16]
 
@@ -82,11 +93,9 @@ def canonical(value: Any) -> bytes:
         ) from error
 
 
-def failed(event: Event, error: Exception) -> ProjectionError:
-    """What a projection's own exception at an event becomes."""
-    return ProjectionError(
-        f"failed at the event at position {event.position} ({event.id}): {type(error).__name__}: {error}"
-    )
+def by_columns(projection: Projection[Any]) -> bool:
+    """Whether it takes many events at once without making objects of them."""
+    return type(projection).apply_events is not Projection.apply_events
 
 
 def code_of(thing: Any) -> str:
