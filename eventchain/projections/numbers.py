@@ -44,23 +44,20 @@ class NotANumber(ValueError):
         self.text = text
 
 
-def numbers(texts: Sequence[Any]) -> Numbers:
-    """The numbers that JSON texts are, or hold as strings. Raises NotANumber."""
-    return _plain(texts) or _any(texts)
+def numbers(texts: Any) -> Numbers:
+    """The numbers that JSON texts are, or hold as strings: an Arrow array of binary. Raises NotANumber."""
+    return _plain(texts) or _any(texts.to_pylist())
 
 
-def _plain(texts: Sequence[Any]) -> Numbers | None:
+def _plain(texts: Any) -> Numbers | None:
     """As in nearly all events: short and written without quotes and exponents; None otherwise."""
-    ends = np.zeros(len(texts) + 1, np.int32)
-    lengths = np.fromiter(map(len, texts), np.int32, len(texts))
+    lengths = pc.binary_length(texts).to_numpy()
     if not len(texts) or lengths.max() > _FITS:
         return None
-    np.cumsum(lengths, out=ends[1:])
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
-    strings = pa.Array.from_buffers(pa.string(), len(texts), buffers)
-    points = pc.find_substring(strings, ".").to_numpy()
+    points = pc.find_substring(texts, b".").to_numpy()
     scale = int(np.where(points < 0, 0, lengths - points - 1).max())
     try:
+        strings = texts.cast(pa.string())
         if scale == 0:
             return Numbers(strings.cast(pa.int64()).to_numpy(), 0)
         decimals = strings.cast(pa.decimal128(38, scale))
@@ -70,8 +67,8 @@ def _plain(texts: Sequence[Any]) -> Numbers | None:
     return None if (halves[:, 0] >> 63 != halves[:, 1]).any() else Numbers(halves[:, 0], scale)
 
 
-def _any(texts: Sequence[Any]) -> Numbers:
-    values = [_decimal(index, bytes(text).decode()) for index, text in enumerate(texts)]
+def _any(texts: Sequence[bytes]) -> Numbers:
+    values = [_decimal(index, text.decode()) for index, text in enumerate(texts)]
     scale = max((-int(value.as_tuple().exponent) for value in values), default=0)
     scale = max(scale, 0)
     units = np.empty(len(values), object)

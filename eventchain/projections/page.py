@@ -10,20 +10,18 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import compress, count
+from itertools import count
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from eventchain.errors import ProjectionError
 from eventchain.projections.event import Event, events_of
 from eventchain.projections.members import reader
 from eventchain.projections.numbers import NotANumber, Numbers, numbers
 from eventchain.projections.path import Path
-
-_NULL = msgspec.Raw(b"null")
 
 
 class Page:
@@ -33,27 +31,31 @@ class Page:
     def __init__(self, batch: Any, paths: Sequence[Path] = ()) -> None:
         self.batch = batch
         self._events = _Cells(batch.num_rows)
-        self._texts = {path: _Cells(batch.num_rows) for path in paths if path.members}
+        self._texts = {path: _Texts(batch.num_rows) for path in paths if path.members}
         self._groups: dict[Path, Groups] = {}
         self._numbers: dict[Path, _NumberCells] = {}
 
     def events(self, rows: Any) -> Any:
         """An array of :class:`Event`."""
         if len(missing := self._events.missing(rows)):
-            self._events.put(missing, events_of(self.batch.take(pa.array(missing))))
+            whole = len(missing) == self.batch.num_rows
+            self._events.put(missing, events_of(self.batch if whole else self.batch.take(pa.array(missing))))
         return self._events.values[rows]
 
-    def texts(self, path: Path, rows: Any) -> list[Any]:
-        """The JSON at a path into a payload as ``msgspec.Raw``, empty where there is none."""
-        cells = self._texts.setdefault(path, _Cells(self.batch.num_rows))
-        if len(missing := cells.missing(rows)):
-            payloads = _payloads(self.batch.column(path.column).take(pa.array(missing)))
+    def texts(self, path: Path, rows: Any) -> Any:
+        """The JSON at a path into a payload, an Arrow array of binary, empty where there is none."""
+        texts = self._texts.setdefault(path, _Texts(self.batch.num_rows))
+        if len(missing := texts.missing(rows)):
             together = [one for one in self._texts if one.column == path.column]
-            found = reader(tuple(one.members for one in together))(payloads)
+            found = reader(tuple(one.members for one in together))(self.column(path.column, missing))
             for one in together:
-                self._texts[one].put(missing, found[one.members])
-        texts: list[Any] = cells.values[rows].tolist()
-        return texts
+                self._texts[one].add(missing, found[one.members])
+        return texts.of(rows)
+
+    def column(self, name: str, rows: Any) -> Any:
+        """A column of the batch, of these rows."""
+        column = self.batch.column(name)
+        return column if len(rows) == len(column) else column.take(pa.array(rows))
 
     def groups(self, path: Path, rows: Any) -> Groups:
         """What there is at a path; these rows have their codes."""
@@ -110,9 +112,8 @@ class Events:
         """What each event has at a path: a column's value, a payload's JSON text, empty where there is none,
         or a whole payload as it is."""
         if path.members:
-            return list(map(bytes, self.page.texts(path, self.rows)))
-        values: list[Any] = self.page.batch.column(path.column).take(pa.array(self.rows)).to_pylist()
-        return values
+            return self.page.texts(path, self.rows).to_pylist()  # type: ignore[no-any-return]
+        return self.page.column(path.column, self.rows).to_pylist()  # type: ignore[no-any-return]
 
     def values(self, path: Path) -> tuple[Any, Sequence[Any]]:
         """Codes, one for each event, and what they are indices of: as in ``column``."""
@@ -154,10 +155,25 @@ class _Cells:
         return rows[~self._known[rows]]
 
     def put(self, rows: Any, values: Any) -> None:
-        if isinstance(values, list):  # numpy would look into each for a sequence
-            values = np.fromiter(values, self.values.dtype, len(values))
         self.values[rows] = values
         self._known[rows] = True
+
+
+class _Texts(_Cells):
+    """JSON texts; values: where each is in ``_all``."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(rows, np.int64)
+        self._all = pa.array([], pa.binary())
+
+    def add(self, rows: Any, texts: Any) -> None:
+        self.put(rows, np.arange(len(self._all), len(self._all) + len(texts)))
+        self._all = pa.concat_arrays([self._all, texts]) if len(self._all) else texts
+
+    def of(self, rows: Any) -> Any:
+        at = self.values[rows]
+        whole = len(at) == len(self._all) and (at == np.arange(len(at))).all()
+        return self._all if whole else self._all.take(pa.array(at))
 
 
 class Groups:
@@ -178,8 +194,10 @@ class Groups:
         self.names.extend(values)
         self.cells.put(slice(None), codes)
 
-    def add(self, rows: Any, texts: Sequence[Any]) -> None:
-        self.cells.put(rows, list(map(self._codes.__getitem__, map(bytes, texts))))
+    def add(self, rows: Any, texts: Any) -> None:
+        found = texts.dictionary_encode()
+        codes = np.array([self._codes[text] for text in found.dictionary.to_pylist()], np.int64)
+        self.cells.put(rows, codes[found.indices.to_numpy()])
         self.names.extend(map(_name, list(self._codes)[len(self.names) :]))
 
 
@@ -191,11 +209,11 @@ class _NumberCells(_Cells):
         self.present = np.zeros(rows, bool)
         self.scale = 0
 
-    def add(self, rows: Any, texts: Sequence[Any]) -> None:
-        wanted = [bool(text) and text != _NULL for text in texts]
-        filled = rows[wanted]
+    def add(self, rows: Any, texts: Any) -> None:
+        wanted = pc.and_(pc.not_equal(texts, b""), pc.not_equal(texts, b"null"))
+        filled = rows[wanted.to_numpy(zero_copy_only=False)]
         try:
-            new = numbers(list(compress(texts, wanted)))
+            new = numbers(texts if len(filled) == len(rows) else texts.filter(wanted))
         except NotANumber as error:
             raise NotANumber(int(filled[error.index]), error.text) from None
         scale = max(self.scale, new.scale)
@@ -205,22 +223,6 @@ class _NumberCells(_Cells):
         self.present[filled] = True
         self.put(rows, 0)
         self.put(filled, new.units)
-
-
-def _payloads(column: Any) -> list[bytes]:
-    """Payloads to read JSON from: nothing in place of null and of what is not UTF-8, which is not JSON."""
-    try:
-        column.cast(pa.string())
-    except pa.ArrowInvalid:
-        return [payload if _is_text(payload) else b"" for payload in column.to_pylist()]
-    return (column.fill_null(b"") if column.null_count else column).to_pylist()  # type: ignore[no-any-return]
-
-
-def _is_text(payload: bytes | None) -> bool:
-    try:
-        return payload is not None and payload.decode() is not None
-    except UnicodeDecodeError:
-        return False
 
 
 def _name(value: bytes) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from eventchain.projections.numbers import numbers
 from eventchain.projections.page import Events
@@ -145,7 +146,7 @@ class Sum(ReadyMade[Totals]):
 
     def load(self, data: bytes) -> Totals:
         values: dict[str, str] = json.loads(data)
-        found = numbers([value.encode() for value in values.values()])
+        found = numbers(pa.array([value.encode() for value in values.values()], pa.binary()))
         return Totals(dict(zip(values, found.units.tolist(), strict=True)), found.scale)
 
 
