@@ -7,16 +7,18 @@ command means the same wherever it is typed.
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from eventchain.errors import ConfigError, FormatError
+from eventchain.errors import ConfigError
 from eventchain.formats.anchor import Anchor
+from eventchain.projections.spec import Spec, specs
+from eventchain.reader import Reader
 
 DEFAULT_FILE = "eventchain.toml"
 DEFAULT_BACKEND = "auto"
@@ -100,7 +102,8 @@ class Announce:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """``store`` and ``chain`` are URLs; ``anchor`` is of the genesis."""
+    """``store`` and ``chain`` are URLs; ``anchor`` is of the genesis; ``projections`` by name, those that get
+    snapshots."""
 
     store: str
     chain: str
@@ -108,6 +111,7 @@ class Config:
     mining: Mining = field(default_factory=Mining)
     run: Run = field(default_factory=Run)
     announce: Announce = field(default_factory=Announce)
+    projections: Mapping[str, Spec] = field(default_factory=dict)
 
     @classmethod
     def load(cls, file: str | Path = DEFAULT_FILE) -> Config:
@@ -134,19 +138,19 @@ class Config:
             values = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path} is not TOML: {error}", hint="compare it with a new one") from None
-        reader = _Reader(text, path)
-        reader.check_keys(values, cls, "")
+        reader = Reader(text, path)
+        reader.check_keys(values, [*_names(cls)[:-1], "projection"], "")
         mining = reader.take(values, "mining", dict, {})
-        reader.check_keys(mining, Mining, "mining")
+        reader.check_keys(mining, _names(Mining), "mining")
         run = reader.take(values, "run", dict, {})
-        reader.check_keys(run, Run, "run")
+        reader.check_keys(run, _names(Run), "run")
         announce = reader.take(values, "announce", dict, {})
-        reader.check_keys(announce, Announce, "announce")
+        reader.check_keys(announce, _names(Announce), "announce")
         folder = path.resolve().parent
         return cls(
             store=resolve(reader.take(values, "store", str), folder),
             chain=resolve(reader.take(values, "chain", str), folder),
-            anchor=reader.anchor(values),
+            anchor=reader.parsed(values, "anchor", Anchor.parse),
             mining=Mining(
                 backend=reader.take(mining, "backend", str, DEFAULT_BACKEND),
                 device=reader.take(mining, "device", str, None),
@@ -163,6 +167,7 @@ class Config:
                 nats_subject=reader.take(announce, "nats_subject", str, DEFAULT_SUBJECT),
                 postgresql=reader.take(announce, "postgresql", str, None),
             ),
+            projections=specs(reader, reader.take(values, "projection", dict, {})),
         )
 
 
@@ -222,65 +227,12 @@ def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
         raise
 
 
-# -- reading with the line in every complaint ---------------------------------------------------------
-
 _PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) not in "%?#")
-_MISSING = object()
-_NAMES: dict[type, str] = {str: "a string", int: "a whole number", dict: "a table"}
 
 
-class _Reader:
-    """Takes values out of a parsed file."""
-
-    def __init__(self, text: str, path: Path) -> None:
-        self._lines = text.splitlines()
-        self._path = path
-
-    def check_keys(self, values: dict[str, Any], shape: Any, table: str) -> None:
-        known = [one.name for one in fields(shape)]
-        where = f" in [{table}]" if table else ""
-        for key in values:
-            if key not in known:
-                raise ConfigError(
-                    f"{self._at(key)}: unknown key {key!r}{where}", hint=f"known are {', '.join(known)}"
-                )
-
-    def take(self, values: dict[str, Any], key: str, kind: type, default: Any = _MISSING) -> Any:
-        if key not in values:
-            if default is _MISSING:
-                raise ConfigError(f"{self._path}: the key {key!r} is missing", hint=f"add a line {key} = …")
-            return default
-        value = values[key]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ConfigError(f"{self._at(key)}: {key!r} must be {_NAMES[kind]}, not {value!r}")
-        return value
-
-    def positive(self, values: dict[str, Any], key: str, most: int | None = None) -> int | None:
-        value: int | None = self.take(values, key, int, None)
-        if value is not None and value < 1:
-            raise ConfigError(f"{self._at(key)}: {key!r} must be at least 1, not {value}")
-        if value is not None and most is not None and value > most:
-            raise ConfigError(f"{self._at(key)}: {key!r} must be at most {most}, not {value}")
-        return value
-
-    def seconds(self, values: dict[str, Any], key: str, default: float) -> float:
-        value = values.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
-            raise ConfigError(f"{self._at(key)}: {key!r} must be a number of seconds, not {value!r}")
-        return float(value)
-
-    def anchor(self, values: dict[str, Any]) -> Anchor | None:
-        text = self.take(values, "anchor", str, None)
-        try:
-            return None if text is None else Anchor.parse(text)
-        except FormatError as error:
-            raise ConfigError(f"{self._at('anchor')}: {error.message}", hint=error.hint) from None
-
-    def _at(self, key: str) -> str:
-        """``file:line`` of a key, or of the table of that name."""
-        line = re.compile(rf"\s*(\[\s*)?[\"']?{re.escape(key)}[\"']?\s*[=.\]]")
-        number = next((n for n, text in enumerate(self._lines, 1) if line.match(text)), None)
-        return f"{self._path}:{number}" if number else str(self._path)
+def _names(shape: Any) -> list[str]:
+    """The keys of a table."""
+    return [one.name for one in fields(shape)]
 
 
 def _quoted(text: str) -> str:

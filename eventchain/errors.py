@@ -48,3 +48,7 @@ class NotSealedError(EventChainError):
 
 class BackendError(EventChainError):
     """A mining backend or device cannot be used, or gave wrong answers."""
+
+
+class ProjectionError(EventChainError):
+    """A projection or a filter that cannot be used, or that failed at an event."""

@@ -37,7 +37,7 @@ BACKENDS = {
 }
 
 # floor -> the floors of the project that it may use besides itself
-GROUND = {"errors", "ahead", "sqlite_readonly", "postgresql", "urls"}
+GROUND = {"errors", "reader", "ahead", "sqlite_readonly", "postgresql", "urls"}
 FORMATS = GROUND | {"formats"}
 CONTRACTS = FORMATS | {"contracts"}
 FLOORS = {
@@ -45,9 +45,11 @@ FLOORS = {
     "ahead": set(),
     "sqlite_readonly": {"errors"},
     "urls": set(),
+    "reader": {"errors"},
     "postgresql": {"errors", "urls"},
     "formats": GROUND,
     "contracts": FORMATS,
+    "projections": FORMATS,
     "mining": CONTRACTS,
     "chain": CONTRACTS | {"mining"},
     "verify": CONTRACTS,  # nothing of the builder's logic

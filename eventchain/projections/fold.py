@@ -1,0 +1,111 @@
+"""Folding: one pass over batches of sealed events for any number of projections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eventchain.errors import ProjectionError
+from eventchain.projections.filter import Filter
+from eventchain.projections.page import Events, Page
+from eventchain.projections.projection import Projection, by_columns
+
+PAGE = 131_072
+"""Events that all projections see before the next ones are touched. The more, the less often a projection
+that works on columns comes back to the same key of its state."""
+PART = 4096
+"""Events that are objects at a time."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One projection on its way through a log.
+
+    name: for messages; size: how many events of the log the state covers; error: why it stopped, after which
+    its state is worth nothing.
+    """
+
+    name: str
+    projection: Projection[Any]
+    filter: Filter
+    state: Any
+    size: int = 0
+    error: ProjectionError | None = None
+
+    def apply(self, events: Events) -> None:
+        if len(events):
+            self.state = self.projection.apply_events(self.state, events)
+
+    def dump(self) -> bytes:
+        """The state as bytes. Raises ProjectionError, naming the projection."""
+        if self.error is not None:
+            raise self.error
+        try:
+            return self.projection.dump(self.state)
+        except Exception as error:
+            raise _named(self.name, error) from error
+
+
+class Fold:
+    """Takes runs forward together. A run that fails stops, with its ``error`` set; the others go on."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = runs
+        self._paths = tuple({path for run in runs for path in (*run.projection.paths, *run.filter.paths)})
+
+    @property
+    def active(self) -> list[Run]:
+        """The runs that have not failed."""
+        return [run for run in self.runs if run.error is None]
+
+    def feed(self, batch: Any, start: int) -> None:
+        """Show a record batch of EVENT_SCHEMA to every run. start: the index in the log of its first event;
+        a run skips what its state covers already. Raises ValueError for a run that lacks events before."""
+        for run in self.active:
+            if run.size < start:
+                raise ValueError(f"{run.name} covers {run.size} events and is shown those after {start}")
+        for first in range(0, batch.num_rows, PAGE):
+            self._page(batch.slice(first, PAGE), start + first)
+
+    def _page(self, batch: Any, start: int) -> None:
+        runs = [run for run in self.active if run.size < start + batch.num_rows]
+        page = Page(batch, self._paths)
+        waiting = []
+        for run in runs:
+            with _failing(run):
+                events = run.filter.chosen(Events(page, np.arange(max(run.size - start, 0), batch.num_rows)))
+                if by_columns(run.projection):
+                    run.apply(events)
+                else:
+                    waiting.append((run, events.rows))
+        for first in range(0, batch.num_rows if waiting else 0, PART):
+            part = Page(batch.slice(first, PART))
+            for run, rows in waiting:
+                here = rows[slice(*np.searchsorted(rows, (first, first + PART)))]
+                if run.error is None:
+                    with _failing(run):
+                        run.apply(Events(part, here - first))
+        for run in runs:
+            run.size = start + batch.num_rows
+
+
+@contextmanager
+def _failing(run: Run) -> Iterator[None]:
+    """What goes wrong inside is the run's error."""
+    try:
+        yield
+    except Exception as error:
+        run.error = _named(run.name, error)
+
+
+def _named(name: str, error: Exception) -> ProjectionError:
+    if isinstance(error, ProjectionError):
+        named = ProjectionError(f"projection {name}: {error.message}", hint=error.hint)
+    else:
+        named = ProjectionError(f"projection {name}: {type(error).__name__}: {error}")
+    named.__cause__ = error
+    return named
