@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,14 @@ Read = Callable[[int | None, int], Any]
 """An event store's ``read``."""
 
 
+class Stretch(NamedTuple):
+    """Events that lie end to end in the log. first: the leaf of the first one; batch: an Arrow record batch
+    of EVENT_SCHEMA, with rising positions."""
+
+    first: int
+    batch: Any
+
+
 class Feed:
     """The sealed events of a branch, the trunk where none is given. ``prefix``: how far it is sealed, as of
     the last ``prefix.advance()``."""
@@ -39,10 +47,9 @@ class Feed:
         self._store = store
         self._read: Read = events.read if self.branch == trunk else partial(store.events, self.branch.id)
 
-    def batches(self, first: int, end: int | None = None) -> Iterator[Any]:
-        """Arrow batches of EVENT_SCHEMA of the events of leaves ``first`` up to ``end``, in runs of rising
-        positions; to what is sealed where no end is given. Raises StoreError at an event that is missing or
-        was altered."""
+    def stretches(self, first: int, end: int | None = None) -> Iterator[Stretch]:
+        """The events of leaves ``first`` up to ``end``, to what is sealed where no end is given. Raises
+        StoreError at an event that is missing or was altered."""
         end = self.prefix.size if end is None else min(end, self.prefix.size)
         while first < end:
             until = min(first + BATCH - first % TILE, end)
@@ -71,11 +78,12 @@ def sealed_events(store: ChainStore, events: EventStore, after: int | None = Non
     up to what is sealed now. They come in the log's order: ascending, but for late ones. Raises StoreError at
     one that is missing or was altered."""
     feed = Feed(store, events)
-    yield from feed.batches(0 if after is None else feed.after(after))
+    for stretch in feed.stretches(0 if after is None else feed.after(after)):
+        yield stretch.batch
 
 
-def _checked(log: LogReader, read: Read, first: int, end: int) -> Iterator[Any]:
-    """The events of leaves ``first`` to ``end``, in runs of rising positions."""
+def _checked(log: LogReader, read: Read, first: int, end: int) -> Iterator[Stretch]:
+    """The events of leaves ``first`` to ``end``."""
     positions = log.positions(first, end)
     cuts = np.flatnonzero(positions[1:] <= positions[:-1]) + 1
     for start, run in zip(np.concatenate([[0], cuts]), np.split(positions, cuts), strict=True):
@@ -88,7 +96,7 @@ def _checked(log: LogReader, read: Read, first: int, end: int) -> Iterator[Any]:
             wrong = np.flatnonzero((leaf_hashes(batch, salts) != leaves).any(axis=1))
             if len(wrong):
                 raise not_as_sealed(int(run[done + wrong[0]]), "is not what was sealed")
-            yield batch
+            yield Stretch(at, batch)
             done += count
 
 
