@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from eventchain.chain.fit import require_fit
-from eventchain.chain.sealing import Sealer
+from eventchain.chain.sealing import Sealer, Snapshots
 from eventchain.chainstores import open_chain_store
 from eventchain.config import DEFAULT_FILE, Config, Mining
 from eventchain.contracts.chain_store import ChainStore
@@ -19,13 +20,15 @@ from eventchain.eventstores import open_event_store
 from eventchain.formats.anchor import Anchor
 from eventchain.mining.backends import Choice, choose
 from eventchain.mining.engine import Engine
+from eventchain.projections.spec import Spec
 
 if TYPE_CHECKING:
     from eventchain.chain.sealed import Receipt
+    from eventchain.snapshots.restore import Restored
     from eventchain.verify import Report
 
 
-def _ignore(device: str, reason: str) -> None:
+def _ignore(*what: str) -> None:
     pass
 
 
@@ -39,11 +42,13 @@ class Chain:
         anchors: Sequence[Anchor] = (),
         mining: Mining | None = None,
         clock: Callable[[], float] = time.time,
+        projections: Mapping[str, Spec] | None = None,
     ) -> None:
         self.events = events
         self.store = store
         self.anchors = tuple(anchors)
         self.mining = mining or Mining()
+        self.projections = dict(projections or {})
         self._clock = clock
 
     def choose(self, backend: str | None = None, device: str | None = None) -> Choice:
@@ -57,10 +62,18 @@ class Chain:
         choice: Choice | str | None = None,
         on_benched: Callable[[str, str], None] = _ignore,
         duty: int | None = None,
+        *,
+        take: Sequence[str] | None = None,
+        on_dropped: Callable[[str, str], None] = _ignore,
+        on_notice: Callable[[str], None] = _ignore,
     ) -> Iterator[Sealer]:
         """A sealer that holds the chain store's writer lock; ``choice`` may be just a backend's name,
         ``duty`` is the percentage of the time that devices work, the configuration's by default. It has
         already begun to mine what is built and not mined yet.
+
+        It takes the snapshots that become due by the configuration, or with ``take`` one of each of these
+        projections, at the head. A projection that fails takes no more of them, of which ``on_dropped`` is
+        told by name and reason; ``on_notice`` is told what a user should know. Both in another thread.
 
         Raises LockedError when another writer is at it, and StoreError when the two stores do not belong
         together. What it has made durable stays on leaving, also
@@ -72,9 +85,10 @@ class Chain:
         with (
             self.store.writer(),
             Engine(choice.devices, clock=self._clock, duty=share, on_benched=on_benched) as engine,
+            self._snapshots_beside(take, on_dropped, on_notice) as snapshots,
         ):
             require_fit(self.store, self.events, self.anchors)
-            sealer = Sealer(self.store, engine, self._clock, self.events)
+            sealer = Sealer(self.store, engine, self._clock, self.events, snapshots)
             try:
                 sealer.resume()
                 yield sealer
@@ -82,6 +96,33 @@ class Chain:
                 engine.close()
                 sealer.keep()  # what the last slices found
                 raise
+
+    @contextmanager
+    def _snapshots_beside(
+        self,
+        take: Sequence[str] | None,
+        on_dropped: Callable[[str, str], None],
+        on_notice: Callable[[str], None],
+    ) -> Iterator[Snapshots | None]:
+        names = take or [name for name, spec in self.projections.items() if spec.every is not None]
+        if not names:
+            yield None
+            return
+        from eventchain.snapshots.beside import Beside
+        from eventchain.snapshots.series import series_named
+        from eventchain.snapshots.take import Taker, at_the_head, by_policy
+
+        taker = Taker(
+            self.store,
+            self.events,
+            [series_named(self.store, self.projections, name) for name in names],
+            at_the_head if take else by_policy,
+            dropped=lambda series, error: on_dropped(series.name, str(error)),
+            notice=on_notice,
+        )
+        beside = Beside(taker, lambda error: on_dropped(", ".join(names), str(error)))
+        with beside.working():
+            yield beside
 
     @contextmanager
     def linking(self) -> Iterator[Sealer]:
@@ -130,6 +171,31 @@ class Chain:
 
         return sealed_events(self.store, self.events, after)
 
+    def state(self, name: str, at: int | datetime | None = None) -> Any:
+        """The state of a configured projection at its parent's newest sealed block, at the sealed block of
+        the height ``at``, or at the newest one that was built by the time ``at``. It begins at the newest
+        snapshot that fits and replays the events since; :meth:`restore` also says what it did.
+
+        Raises ProjectionError where there is no such projection or block or the projection fails, StoreError
+        at an event or a snapshot that is missing or was altered.
+        """
+        return self.restore(name, at).state
+
+    def restore(
+        self,
+        name: str,
+        at: int | datetime | None = None,
+        progress: Callable[[int], None] = lambda events: None,
+    ) -> Restored:
+        """:meth:`state`, with its bytes, the block, and the snapshot that it began at."""
+        from eventchain.snapshots.restore import height_by, restore
+        from eventchain.snapshots.series import series_named
+
+        series = series_named(self.store, self.projections, name)
+        if isinstance(at, datetime):
+            at = height_by(self.store, series, at.timestamp())
+        return restore(self.store, self.events, series, at, progress)
+
     def verify(
         self,
         anchors: Sequence[Anchor] = (),
@@ -175,4 +241,5 @@ def open_chain(config: Config | str | Path = DEFAULT_FILE) -> Chain:
     except BaseException:
         events.close()
         raise
-    return Chain(events, store, (config.anchor,) if config.anchor else (), config.mining)
+    anchors = (config.anchor,) if config.anchor else ()
+    return Chain(events, store, anchors, config.mining, projections=config.projections)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from eventchain.ahead import ahead
 from eventchain.chain.arrivals import Arrivals
 from eventchain.chain.backlog import Chunk, chunks
-from eventchain.chain.build import CLOCK_TOLERANCE, Builder, Built, Clock
+from eventchain.chain.build import CLOCK_TOLERANCE, Builder, Built, Clock, Snapshot
 from eventchain.chain.nodes import damaged
 from eventchain.chain.tip import HEIGHT_BITS, SCAN, Tip
 from eventchain.contracts.chain_store import Blocks, ChainStore
@@ -50,10 +50,33 @@ class Progress:
     events_sealed: int = 0
     blocks_built: int = 0
     blocks_sealed: int = 0
+    snapshots_sealed: int = 0
     hashes: int = 0
     rate: float = 0.0
     expected_hashes: int = 0
     sealed_position: int | None = None
+
+
+class Snapshots(Protocol):
+    """Where snapshots come from: made of what is sealed, while more is."""
+
+    def ready(self) -> list[Snapshot]:
+        """Those to be built now."""
+        ...
+
+    def settled(self, sealed: Mapping[str, int]) -> bool:
+        """Whether all that these sealed heights of branches, by origin, make due has been given. Where not,
+        it is worked on."""
+        ...
+
+
+class _Waiting(NamedTuple):
+    """A block that is built and not sealed: the size of its branch's log, the highest position in it, and
+    whether it is a snapshot's."""
+
+    size: int
+    position: int | None
+    pins: bool
 
 
 class Reached(NamedTuple):
@@ -68,7 +91,12 @@ class Sealer:
     ``store.writer()``."""
 
     def __init__(
-        self, store: ChainStore, engine: Engine | None, clock: Clock, events: EventStore | None = None
+        self,
+        store: ChainStore,
+        engine: Engine | None,
+        clock: Clock,
+        events: EventStore | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self.builder = Builder(store, clock)
         self.progress = Progress()
@@ -77,7 +105,10 @@ class Sealer:
         self._clock = clock
         self._events = events
         self._found: list[Mined] = []  # solutions that are not durable yet
-        self._unsealed: dict[tuple[int, int], tuple[int, int | None]] = {}  # block -> its log size, position
+        self._unsealed: dict[tuple[int, int], _Waiting] = {}  # by branch and height
+        self._snapshots = snapshots
+        self._due: list[Snapshot] = []  # to be built
+        self._unnamed_since = math.inf
         self.sealed = self._reached()
         self._began_at = self.sealed.size
         self._clock_due = -math.inf
@@ -135,14 +166,15 @@ class Sealer:
     def seal_backlog(
         self, block_events: int, report: Callable[[Progress], None] = lambda progress: None
     ) -> None:
-        """Build and mine until every event that the store held at the start is sealed.
+        """Build and mine until every event that the store held at the start is sealed, and every snapshot
+        that is due by then.
 
         Raises PolicyError where the event store's clock does not fit.
         """
         trunk = self.builder.trunk
         with self._read_ahead(block_events) as chunks:
             pending: Chunk | None = next(chunks, None)
-            while pending is not None or self._unsealed:
+            while pending is not None or self._unsealed or not self._settled():
                 room = min(self.builder.room(trunk), AHEAD - len(self._unsealed))
                 if pending is not None and room > 0:
                     now, pending = pending.split(room)
@@ -151,11 +183,30 @@ class Sealer:
                 else:
                     self._turn(None, TURN)
                 report(self.progress)
+        self._name_children()
+        self.seal_all(report)
+
+    def seal_snapshots(self, report: Callable[[Progress], None] = lambda progress: None) -> None:
+        """Build and mine until every snapshot is sealed that what is built already makes due."""
+        while self._unsealed or not self._settled():
+            self._turn(None, TURN)
+            report(self.progress)
+        self._name_children()
+        self.seal_all(report)
+
+    def _settled(self) -> bool:
+        """Whether no snapshot is due that is not built yet."""
+        if self._snapshots is None:
+            return True
+        sealed = {origin: tip.sealed_height for origin, tip in self.builder.tips.items()}
+        return self._snapshots.settled(sealed) and not self._due
+
+    def _name_children(self) -> None:
+        """Blocks without events that put every child branch under its parent's work."""
         with self._store.transaction():
-            lines = self.builder.add_child_lines(trunk)
-        if lines is not None:
-            self.build(lines)
-            self.seal_all(report)
+            lines = self.builder.add_all_child_lines()
+        for built in lines:
+            self.build(built)
 
     def follow(self, block_events: int, block_seconds: float, report: Callable[[Progress], None]) -> None:
         """Seal events as they arrive, until ``report`` raises: a block is closed when ``block_events`` wait
@@ -178,11 +229,21 @@ class Sealer:
             if chunk is not None:
                 self._check_clock()
                 self._build_in_turns(chunk, report)
-            elif self._unsealed:
+            elif self._unsealed or not self._settled():
                 self._turn(None, POLL)
+            elif self._unnamed_for(block_seconds):
+                self._name_children()
             elif not news:
                 self._events.wait(POLL)
             report(self.progress)
+
+    def _unnamed_for(self, seconds: float) -> bool:
+        """Whether a child branch has waited so long for a block of its parent that names it."""
+        if not self.builder.unnamed:
+            self._unnamed_since = math.inf
+            return False
+        self._unnamed_since = min(self._unnamed_since, time.monotonic())
+        return time.monotonic() >= self._unnamed_since + seconds
 
     def _keeps_up(self, seconds: float) -> bool:
         """Whether what is searched will be found soon. While devices are behind, blocks had better fill."""
@@ -212,28 +273,48 @@ class Sealer:
 
     def _turn(self, chunk: Chunk | None, timeout: float | None) -> None:
         """``timeout``: seconds to wait for solutions; None searches nothing."""
+        if self._snapshots is not None:
+            self._due += self._snapshots.ready()
         if self._engine is not None and timeout is not None:
-            self._found.append(self._engine.collect(timeout))
+            busy = self._unsealed and not self._due
+            self._found.append(self._engine.collect(timeout if busy else min(timeout, POLL)))
         mined = Mined.join(self._found)
-        if chunk is None and not len(mined):
+        if chunk is None and not len(mined) and not self._due:
             self._measure()
             return
-        built: Built | None = None
+        built: list[Built] = []
         with self._store.transaction():
             if self._solve(mined) != len(mined):
                 raise damaged("a block that was being mined is gone, or has a solution from elsewhere")
+            built += self._build_snapshots(
+                len(chunk.counts) if chunk else 0
+            )  # first, so that the trunk's next block names them
             if chunk is not None:
                 self._check_clock()
-                built = self.builder.extend(self.builder.trunk, chunk.leaves, chunk.counts, chunk.late)
+                built.append(self.builder.extend(self.builder.trunk, chunk.leaves, chunk.counts, chunk.late))
         self._found = []
         self._advance(mined)  # durable now, so its seals may be named
-        if built is not None:
-            assert chunk is not None
+        if chunk is not None:
             self.progress.events_built += len(chunk.leaves)
-            self.progress.blocks_built += len(chunk.counts)
+        for blocks in built:
+            self.progress.blocks_built += len(blocks.blocks)
             if timeout is not None:
-                self._submit(built)
+                self._submit(blocks)
         self._measure()
+
+    def _build_snapshots(self, reserved: int) -> list[Built]:
+        """Those that are due, as far as the policy's ``lag`` allows. reserved: blocks that the trunk is about
+        to get."""
+        built: list[Built] = []
+        waiting, self._due = self._due, []
+        for snapshot in waiting:
+            own, parent = self.builder.branch(snapshot.origin), self.builder.tips[snapshot.parent]
+            taken = reserved if parent is self.builder.trunk else 0
+            if self.builder.room(parent) > taken and (own is None or self.builder.room(own) > 0):
+                built += self.builder.add_snapshot(snapshot)
+            else:
+                self._due.append(snapshot)
+        return built
 
     def _solve(self, mined: Mined) -> int:
         """Write solutions; returns how many blocks took theirs."""
@@ -247,15 +328,16 @@ class Sealer:
 
     def _submit(self, built: Built) -> None:
         blocks = built.blocks
-        waiting = np.flatnonzero(blocks.headers["time"] == 0)
+        unmined = np.flatnonzero(blocks.headers["time"] == 0)
         for row, said in enumerate(built.said):
-            self._unsealed[built.branch, int(blocks.heights[row])] = said.size, said.position
-        if len(waiting) and self._engine:
+            waiting = _Waiting(said.size, said.position, said.pin is not None)
+            self._unsealed[built.branch, int(blocks.heights[row])] = waiting
+        if len(unmined) and self._engine:
             self._engine.submit(
-                self._key(built.branch) | blocks.heights[waiting],
-                blocks.headers[waiting],
-                [blocks.manifests[row] for row in waiting],
-                built.not_before[waiting],
+                self._key(built.branch) | blocks.heights[unmined],
+                blocks.headers[unmined],
+                [blocks.manifests[row] for row in unmined],
+                built.not_before[unmined],
             )
 
     def _key(self, branch: int) -> int:
@@ -280,8 +362,9 @@ class Sealer:
                     self._block_sealed(tip, height)
 
     def _block_sealed(self, tip: Tip, height: int) -> None:
-        size, position = self._unsealed.pop((tip.branch.id, height))
+        size, position, pins = self._unsealed.pop((tip.branch.id, height))
         self.progress.blocks_sealed += 1
+        self.progress.snapshots_sealed += pins
         if tip is self.builder.trunk:
             self.sealed = Reached(size, position)
             self.progress.events_sealed = size - self._began_at
