@@ -1,0 +1,112 @@
+"""The state of a projection at a sealed block: the newest snapshot that fits, and the events since."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from eventchain.chain.feed import Feed
+from eventchain.chain.view import ChainView
+from eventchain.contracts.chain_store import Branch, ChainStore
+from eventchain.contracts.event_store import EventStore
+from eventchain.errors import EventChainError, ProjectionError
+from eventchain.projections.fold import Run
+from eventchain.snapshots.branch import SnapshotBranch, Stored
+from eventchain.snapshots.replay import replay
+from eventchain.snapshots.series import Series, branch_of
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A state. height: the sealed block of the projection's parent whose state it is; size: events of the
+    parent's log up to there; dump: the state's bytes; snapshot: where it began, None where at the first
+    event; replayed: events since; notice: why a newer snapshot was not used, or empty."""
+
+    state: Any
+    dump: bytes
+    height: int
+    size: int
+    snapshot: Stored | None
+    replayed: int
+    notice: str
+
+
+def restore(
+    store: ChainStore,
+    events: EventStore,
+    series: Series,
+    at: int | None = None,
+    progress: Callable[[int], None] = lambda events: None,
+) -> Restored:
+    """The state at the parent's sealed block of this height, at its newest one where none is given.
+
+    Raises ProjectionError where there is no such block or the projection fails, StoreError at an event or a
+    snapshot that is missing or was altered.
+    """
+    branch, view = _parent(store, series)
+    height = view.sealed_height if at is None else at
+    if not view.first <= height <= view.sealed_height:
+        raise ProjectionError(
+            f"block {height} of {branch.origin} is not sealed, so it has no state",
+            hint=f"its sealed blocks are {view.first} to {view.sealed_height}",
+        )
+    size = view.size(height)
+    run, snapshot, notice = begun(store, events, series, height)
+    first = run.size
+    for _ in replay(Feed(store, events, branch), [run], size, (), progress):
+        pass
+    dump = run.dump()
+    return Restored(run.state, dump, height, size, snapshot, size - first, notice)
+
+
+def height_by(store: ChainStore, series: Series, time: float) -> int:
+    """The newest sealed block of the projection's parent that was built at a time (unix seconds) or before
+    it. Raises ProjectionError where all were built later."""
+    branch, view = _parent(store, series)
+    height = min(view.built_by(time), view.sealed_height)
+    if height < view.first:
+        raise ProjectionError(
+            f"{branch.origin} had no sealed block yet at that time",
+            hint=f"its first one was built at {view.said(view.first).built} (unix seconds)",
+        )
+    return height
+
+
+def _parent(store: ChainStore, series: Series) -> tuple[Branch, ChainView]:
+    branch = branch_of(store, series.parent)
+    if branch is None:
+        raise ProjectionError(
+            f"there are no snapshots of {series.spec.of} that {series.name} could be a projection of",
+            hint=f"`eventchain snapshot take {series.spec.of}` takes one",
+        )
+    return branch, ChainView(store, branch)
+
+
+def begun(
+    store: ChainStore, events: EventStore, series: Series, height: int | None = None
+) -> tuple[Run, Stored | None, str]:
+    """The projection as far as its newest snapshot of a block at this height or below takes it, that
+    snapshot, and why it was not used, or an empty string. Raises ProjectionError for one that cannot be
+    loaded."""
+    run = series.begin()
+    branch = branch_of(store, series.origin)
+    if branch is None:
+        return run, None, ""
+    taken = SnapshotBranch(store, events, branch)
+    index = taken.newest(height)
+    if index is None:
+        return run, None, ""
+    snapshot = taken.read(index)
+    if misfit := series.misfit(snapshot.about):
+        return run, None, f"the snapshot of block {snapshot.height} is not used: {misfit}"
+    try:
+        run.state = series.projection.load(snapshot.state)
+    except Exception as error:
+        what = error.message if isinstance(error, EventChainError) else f"{type(error).__name__}: {error}"
+        raise ProjectionError(
+            f"projection {series.name}: the snapshot of block {snapshot.height} cannot be loaded: {what}",
+            hint="`load` must read what `dump` wrote",
+        ) from error
+    run.size = snapshot.about.size
+    return run, snapshot, ""
