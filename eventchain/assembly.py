@@ -24,6 +24,8 @@ from eventchain.projections.spec import Spec
 
 if TYPE_CHECKING:
     from eventchain.chain.sealed import Receipt
+    from eventchain.snapshots.branch import Pin
+    from eventchain.snapshots.check import Checked
     from eventchain.snapshots.restore import Restored
     from eventchain.verify import Report
 
@@ -195,6 +197,30 @@ class Chain:
         if isinstance(at, datetime):
             at = height_by(self.store, series, at.timestamp())
         return restore(self.store, self.events, series, at, progress)
+
+    def snapshots(self, name: str) -> list[Pin]:
+        """The sealed snapshots of a configured projection, oldest first, without their states. Raises
+        ProjectionError where there is no such projection."""
+        from eventchain.snapshots.branch import snapshots_of
+        from eventchain.snapshots.series import series_named
+
+        return snapshots_of(self.store, self.events, series_named(self.store, self.projections, name))
+
+    def check_snapshots(
+        self, names: Sequence[str], progress: Callable[[int], None] = lambda events: None
+    ) -> Iterator[Checked]:
+        """Replay the events and compare all sealed snapshots of these projections with what they give. Raises
+        ProjectionError where a projection cannot be used, StoreError at an event that is missing or was
+        altered."""
+        from eventchain.snapshots.check import check
+        from eventchain.snapshots.series import series_named
+
+        return check(
+            self.store,
+            self.events,
+            [series_named(self.store, self.projections, name) for name in names],
+            progress,
+        )
 
     def verify(
         self,

@@ -206,15 +206,15 @@ def render(store: str, chain: str, anchor: Anchor, mining: Mining) -> str:
     )
 
 
-def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
+def write_atomically(path: Path, content: str | bytes, *, private: bool = False) -> None:
     """Replace the file as a whole, durable on return: a reader sees the old text or the new one. ``private``:
     only its owner may read it, as it holds a password."""
     folder = path.resolve().parent
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)

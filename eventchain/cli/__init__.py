@@ -30,6 +30,7 @@ COMMANDS = {
     "show": "show:command",
     "receipt": "receipt:receipt_command",
     "wait": "receipt:wait_command",
+    "snapshot": "snapshot:group",
     "backends": "backends:command",
     "bench": "bench:command",
     "demo": "demo:command",

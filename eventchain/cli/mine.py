@@ -26,6 +26,8 @@ from eventchain.cli.progress import shown
 if TYPE_CHECKING:
     from eventchain.chain.sealing import Progress
 
+FINDINGS = 1
+
 
 @click.command("mine")
 @config_option
@@ -60,20 +62,24 @@ def command(
 ) -> None:
     """Seal every event that is not sealed yet.
 
-    What is built and not mined yet is mined too.
+    What is built and not mined yet is mined too, and the snapshots are taken that the configuration's
+    projections make due; exit 1 when one of those fails.
     It can be interrupted at any moment, also by kill -9: what is mined is kept and the next run goes on.
     Blocks that were linked with --link-only may be mined elsewhere: on a copy of the chain store, by
     another host and another backend.
     """
     from eventchain.assembly import open_chain
 
+    failed: dict[str, str] = {}
     with open_chain(config_file) as chain:
         if link_only:
             sealing = chain.linking()
         else:
             choice = chain.choose(backend, device)
             announce(choice)
-            sealing = chain.sealing(choice, say_set_aside, duty)
+            sealing = chain.sealing(
+                choice, say_set_aside, duty, on_dropped=failed.__setitem__, on_notice=note
+            )
         began = time.monotonic()
         try:
             with sealing as sealer:
@@ -86,12 +92,19 @@ def command(
             note("What is sealed is kept; the next `eventchain mine` goes on from here.")
             raise
     _summary(sealer.progress, time.monotonic() - began, trunk.unsealed, link_only, as_json)
+    if failed:
+        for name, reason in failed.items():
+            note(f"no more snapshots of {name}: {reason}")
+        click.get_current_context().exit(FINDINGS)
 
 
 def _summary(progress: Progress, seconds: float, unsealed: int, link_only: bool, as_json: bool) -> None:
     events = progress.events_built if link_only else progress.events_sealed
     if as_json:
-        keys = ("events_built", "events_sealed", "blocks_built", "blocks_sealed", "hashes", "sealed_position")
+        keys = (
+            "events_built", "events_sealed", "blocks_built", "blocks_sealed", "snapshots_sealed", "hashes",
+            "sealed_position",
+        )  # fmt: skip
         everything = asdict(progress)
         print_json(
             {key: everything[key] for key in keys}
@@ -112,7 +125,8 @@ def _summary(progress: Progress, seconds: float, unsealed: int, link_only: bool,
     if not progress.blocks_sealed:
         click.echo("nothing to seal: every event is sealed already")
         return
+    taken = f", {counted(progress.snapshots_sealed, 'snapshot')}" if progress.snapshots_sealed else ""
     click.echo(
-        f"sealed {counted(events, 'event')} in {sealed} in {duration(seconds)}: "
+        f"sealed {counted(events, 'event')} in {sealed}{taken} in {duration(seconds)}: "
         f"{events / seconds:,.0f} events/s, {progress.hashes / seconds / 1e6:.2f} MH/s"
     )

@@ -41,6 +41,11 @@ class _Collected:
             counters = {
                 "events_sealed": ("Events sealed by this process", state.events_sealed),
                 "blocks_sealed": ("Blocks sealed by this process", state.blocks_sealed),
+                "snapshots_sealed": ("Snapshots sealed by this process", state.snapshots_sealed),
+                "projection_errors": (
+                    "Projections that failed and get no more snapshots",
+                    state.projection_errors,
+                ),
                 "hashes": ("Hashes tried by this process", state.hashes),
                 "store_errors": ("Failures of the event store or the chain store", state.store_errors),
             }

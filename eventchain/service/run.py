@@ -86,7 +86,9 @@ class Service:
                 herald.close()
 
     def _serve(self, chain: Chain) -> None:
-        with chain.sealing(self._choice, self._benched) as sealer:
+        with chain.sealing(
+            self._choice, self._benched, on_dropped=self._no_snapshots, on_notice=self._told
+        ) as sealer:
             self._become(SEALING, "")
             policy = sealer.builder.trunk.policy
             block_events = min(self._block_events or policy.events, policy.events)
@@ -117,6 +119,14 @@ class Service:
             self.state.hardware_errors[device] = self.state.hardware_errors.get(device, 0) + 1
         say("a device is set aside", level=logging.ERROR, device=device, reason=reason)
 
+    def _no_snapshots(self, projection: str, reason: str) -> None:
+        with self.state.lock:
+            self.state.projection_errors += 1
+        say("no more snapshots", level=logging.ERROR, projection=projection, reason=reason)
+
+    def _told(self, text: str) -> None:
+        say("notice", level=logging.WARNING, text=text)
+
     def _not_announced(self, announcer: str, reason: str) -> None:
         say("not announced, will be tried again", level=logging.WARNING, by=announcer, reason=reason)
 
@@ -142,6 +152,7 @@ class _Turn:
             state.alive()
             state.events_sealed += progress.events_sealed - self._before.events_sealed
             state.blocks_sealed += progress.blocks_sealed - self._before.blocks_sealed
+            state.snapshots_sealed += progress.snapshots_sealed - self._before.snapshots_sealed
             state.hashes += progress.hashes - self._before.hashes
             state.rates = self._sealer.rates()
             rate = sum(state.rates.values())

@@ -18,8 +18,8 @@ STALE_SECONDS = 30.0
 
 @dataclass
 class State:
-    """``events_sealed``, ``blocks_sealed`` and ``hashes`` count since the start of the process; ``rates``:
-    hashes a second of each device; ``capacity``: events a second that the devices can seal in full blocks;
+    """What was sealed, ``hashes`` and errors count since the start of the process; ``rates``: hashes a second
+    of each device; ``capacity``: events a second that the devices can seal in full blocks;
     ``head``: of the event store; ``fence``: seconds for which open transactions have held it back."""
 
     clock: Callable[[], float] = time.monotonic
@@ -27,6 +27,7 @@ class State:
     backlog: Backlog = field(default_factory=Backlog)
     events_sealed: int = 0
     blocks_sealed: int = 0
+    snapshots_sealed: int = 0
     hashes: int = 0
     rates: dict[str, float] = field(default_factory=dict)
     capacity: float = 0.0
@@ -34,6 +35,7 @@ class State:
     fence: float = 0.0
     hardware_errors: dict[str, int] = field(default_factory=dict)
     store_errors: int = 0
+    projection_errors: int = 0
     watermark: Watermark | None = None
     trouble: str = ""
     _seen: float = 0.0

@@ -4,32 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from eventchain.chain.feed import Feed
 from eventchain.chain.nodes import damaged
+from eventchain.chain.prefix import said_of
 from eventchain.chain.tip import SCAN
 from eventchain.chain.view import ChainView, events_of
 from eventchain.contracts.chain_store import Branch, ChainStore
 from eventchain.contracts.event_store import EventStore
 from eventchain.errors import FormatError
-from eventchain.formats.manifest import Manifest, Pointer
+from eventchain.formats.manifest import Pointer
 from eventchain.formats.snapshot import About
+from eventchain.snapshots.series import Series, branch_of
 
 _PIN = b"\npin "
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A sealed snapshot. index: of its leaf; block: the height of its own block; parent, height: the block
-    whose state it is; time: when its block was built, unix seconds."""
+class Pin(NamedTuple):
+    """A sealed snapshot without its state. number: its leaf in the branch's log; block: the height of its own
+    block; parent, height: the block whose state it is; built: when its own block was, unix seconds."""
 
-    index: int
+    number: int
     block: int
     parent: str
     height: int
-    time: int
+    built: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A sealed snapshot, held against its leaf."""
+
+    pin: Pin
     about: About
     state: bytes
+
+    @property
+    def height(self) -> int:
+        return self.pin.height
 
 
 class SnapshotBranch:
@@ -77,17 +90,26 @@ class SnapshotBranch:
             raise damaged(f"snapshot {index} of {self.view.branch.origin}: {error.message}") from None
         if said.pin is None or event.version != said.pin.height or event.data is None:
             raise damaged(f"event {index} of {self.view.branch.origin} is no snapshot of what its block pins")
-        return Stored(index, block, said.pin.origin, said.pin.height, said.built, about, event.data)
+        pin = Pin(index, block, said.pin.origin, said.pin.height, said.built)
+        return Stored(pin, about, event.data)
 
-    def pins(self) -> Iterator[tuple[int, Manifest]]:
-        """The blocks of all sealed snapshots, with the index of each; the states are not read."""
+    def pins(self) -> Iterator[Pin]:
+        """All of them, oldest first, without reading their states."""
         first, index = self.view.first, 0
         while first <= self.view.sealed_height:
             rows = self._store.blocks(self.view.branch.id, first, SCAN)
             for raw in rows.manifests:
                 if _PIN in raw and index < len(self):
-                    yield index, Manifest.parse(raw)
+                    said = said_of(raw)
+                    assert said.pin is not None
+                    yield Pin(index, said.height, said.pin.origin, said.pin.height, said.built)
                     index += 1
             if len(rows) < SCAN:
                 return
             first += len(rows)
+
+
+def snapshots_of(store: ChainStore, events: EventStore, series: Series) -> list[Pin]:
+    """The sealed snapshots of a series, oldest first."""
+    branch = branch_of(store, series.origin)
+    return list(SnapshotBranch(store, events, branch).pins()) if branch else []

@@ -1,7 +1,7 @@
 """Checking snapshots: the events are replayed, and every state is compared byte for byte.
 
-That the events and the blocks are the sealed ones is what ``eventchain.verify`` checks; here it is whether the
-states follow from them.
+That events and blocks are the sealed ones is what ``eventchain.verify`` checks; here it is whether the states
+follow from them.
 """
 
 from __future__ import annotations
@@ -84,9 +84,8 @@ class _Check:
                 continue
             taken = SnapshotBranch(self._store, self._events, branch)
             indices: dict[int, list[int]] = defaultdict(list)
-            for index, said in taken.pins():
-                if said.pin is not None:
-                    indices[self._view.size(said.pin.height)].append(index)
+            for pin in taken.pins():
+                indices[self._view.size(pin.height)].append(pin.number)
             going.append(_Progress(series, taken, series.begin(), indices))
         stops = {size for one in going for size in one.indices}
         runs = [one.run for one in going]
