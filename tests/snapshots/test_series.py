@@ -4,28 +4,56 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
-from chains import ORIGIN, Chain as Files, Work, manifests, new_chain, new_event
-from hypothesis import HealthCheck, given, settings
+from chains import BITS, ORIGIN, SOURCE, manifests, new_chain, new_event
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventchain.assembly import Chain
-from eventchain.errors import ProjectionError, StoreError
+from eventchain.chain.build import Snapshot
+from eventchain.errors import PolicyError, ProjectionError, StoreError
 from eventchain.formats.event import EVENT_SCHEMA
+from eventchain.formats.policy import Policy
+from eventchain.formats.snapshot import About
+from eventchain.projections import Projection
+from eventchain.projections.fold import Fold
 from eventchain.projections.spec import Every, Spec
 from eventchain.snapshots.beside import Beside
 from eventchain.snapshots.series import all_series
-from eventchain.snapshots.take import Taker, by_policy
+from eventchain.snapshots.take import Point, Taker, at_the_head, by_policy
 
 COUNT = Spec("types", "count", {"by": "type"}, every=Every(events=20))
 SUM = Spec("amounts", "sum", {"path": "data.amount"}, every=Every(events=50))
+OF_COUNT = Spec("history", "latest", every=Every(events=2), of="types")
+HERE = Path(__file__).stem
 
 
-def append(work: Work, first: int, count: int) -> None:
-    work.append(first, count)
+class Fragile(Projection[int]):
+    """Fails at one event."""
+
+    at = 10**9
+
+    def initial(self) -> int:
+        return 0
+
+    def apply(self, state, event):
+        if event.position == self.at:
+            raise ValueError("I do not like this one")
+        return state + 1
+
+
+class Changing(Fragile):
+    """Its fingerprint is what it is told."""
+
+    token = "1"
+
+    def fingerprint(self) -> str:
+        return self.token
 
 
 class Taking:
@@ -37,27 +65,28 @@ class Taking:
         self.dropped: list[tuple[str, str]] = []
         self.notices: list[str] = []
 
-    def seal(self, first: int, count: int) -> int:
+    def taker(self, store, events, due=by_policy) -> Taker:
+        return Taker(
+            store,
+            events,
+            all_series(store, self.specs).values(),
+            due,
+            dropped=lambda series, error: self.dropped.append((series.name, str(error))),
+            notice=self.notices.append,
+        )
+
+    def seal(self, first: int, count: int, due=by_policy, block_events: int = 10) -> int:
         """Append so many events and seal them; gives the number of snapshots."""
         with self.files.working() as work:
-            taker = Taker(
-                work.store,
-                work.events,
-                all_series(work.store, self.specs).values(),
-                by_policy,
-                dropped=lambda series, error: self.dropped.append((series.name, str(error))),
-                notice=self.notices.append,
+            beside = Beside(
+                self.taker(work.store, work.events, due), lambda error: self.dropped.append(("", str(error)))
             )
-            beside = Beside(taker, lambda error: self.dropped.append(("", str(error))))
             work.sealer._snapshots = beside
             with beside.working():
                 work.append(first, count)
                 work.sealer.resume()
-                work.sealer.seal_backlog(10)
+                work.sealer.seal_backlog(block_events)
             return work.sealer.progress.snapshots_sealed
-
-    def opened(self):
-        return self.files.opened()
 
     def chain(self, store, events) -> Chain:
         return Chain(events, store, projections=self.specs)
@@ -75,21 +104,260 @@ def test_snapshots_are_taken_by_policy_while_sealing(tmp_path):
     assert taking.seal(0, 65) == 3 + 1
     taking.files.check()
     assert (taking.pins("types"), taking.pins("amounts")) == ([2, 4, 6], [5])
-    assert taking.seal(65, 60) == 2 + 1
+    assert taking.seal(65, 60) == 3 + 1
     taking.files.check()
-    # 65 events end block 7, the next blocks end at 75, 85, …: 80 and 100 are reached by blocks 9 and 11.
-    assert (taking.pins("types"), taking.pins("amounts")) == ([2, 4, 6, 9, 11], [5, 11])
+    # Block 7 ends at 65 events, 8 holds child lines only, 9 ends at 75 events, 10 at 85.
+    assert (taking.pins("types"), taking.pins("amounts")) == ([2, 4, 6, 10, 12, 14], [5, 12])
     assert not taking.dropped
-    with taking.opened() as (store, events):
+    with taking.files.opened() as (store, events):
         chain = taking.chain(store, events)
-        restored = chain.restore("types")
-        assert restored.state == counts(125)
-        assert (restored.snapshot.height, restored.replayed, restored.size) == (11, 20, 125)
-        assert restored.dump == json.dumps(counts(125), sort_keys=True, separators=(",", ":")).encode()
+        restored = chain.restore("types", at=13)
+        assert restored.state == counts(115)
+        assert (restored.snapshot.height, restored.replayed, restored.size) == (12, 10, 115)
+        assert restored.dump == json.dumps(counts(115), sort_keys=True, separators=(",", ":")).encode()
+        assert chain.restore("types").replayed == 0
+        assert chain.state("types") == counts(125)
         assert chain.state("types", at=6) == counts(60)
         assert chain.state("types", at=1) == counts(10)
         assert chain.state("types", at=0) == {}
+        assert [pin.height for pin in chain.snapshots("types")] == [2, 4, 6, 10, 12, 14]
         with pytest.raises(ProjectionError, match="block 99"):
             chain.state("types", at=99)
         with pytest.raises(ProjectionError, match="no projection 'nothing'"):
             chain.state("nothing")
+
+
+def test_a_projection_of_snapshots_is_a_branch_of_a_branch(tmp_path):
+    taking = Taking(tmp_path, COUNT, OF_COUNT)
+    assert taking.seal(0, 90) == 4 + 2
+    taking.files.check()
+    assert [m.pin.height for m in manifests(taking.files, f"{ORIGIN}/types/history") if m.pin] == [4, 6]
+    with taking.files.opened() as (store, events):
+        chain = taking.chain(store, events)
+        assert json.loads(chain.restore("history").dump) == {f"{ORIGIN}/types": counts(80)}
+        assert all(not one.fault for one in chain.check_snapshots(["types", "history"]))
+    assert taking.seal(90, 40) == 2 + 1
+    taking.files.check()
+
+
+def test_one_is_taken_at_the_head_and_none_twice(tmp_path):
+    taking = Taking(tmp_path, COUNT)
+    with taking.files.working() as work:
+        work.append(0, 25)
+        work.sealer.seal_backlog(10)
+
+    def take() -> int:
+        with taking.files.working() as work:
+            beside = Beside(taking.taker(work.store, work.events, at_the_head), taking.dropped.append)
+            work.sealer._snapshots = beside
+            with beside.working():
+                work.sealer.seal_snapshots()
+            return work.sealer.progress.snapshots_sealed
+
+    assert take() == 1
+    assert taking.pins("types") == [3]
+    taking.files.check()
+    assert take() == 0
+    assert not taking.dropped
+
+
+def test_a_restart_begins_at_the_last_snapshot(tmp_path, monkeypatch):
+    taking = Taking(tmp_path, Spec("all", f"{HERE}:Fragile", every=Every(events=40)))
+    assert taking.seal(0, 80) == 2
+    seen = []
+    monkeypatch.setattr(Fragile, "apply", lambda self, state, event: seen.append(event.position) or state + 1)
+    # Its fingerprint is of the source, which is still the same.
+    assert taking.seal(80, 50) == 1
+    assert seen == list(range(81, 121))
+
+
+def test_a_failing_projection_stops_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(Fragile, "at", 55)
+    taking = Taking(tmp_path, COUNT, Spec("fragile", f"{HERE}:Fragile", every=Every(events=20)))
+    assert taking.seal(0, 100) == 5 + 2
+    ((name, reason),) = taking.dropped
+    assert name == "fragile"
+    assert "position 55 (event-54)" in reason
+    assert "I do not like this one" in reason
+    taking.files.check()
+    monkeypatch.setattr(Fragile, "at", 10**9)
+    assert taking.seal(100, 20) == 1 + 4  # what was due is made up for
+
+
+def test_changed_code_is_noticed_and_everything_replayed(tmp_path, monkeypatch):
+    taking = Taking(tmp_path, Spec("all", f"{HERE}:Changing", every=Every(events=20)))
+    taking.seal(0, 40)
+    monkeypatch.setattr(Changing, "token", "2")
+    with taking.files.opened() as (store, events):
+        chain = taking.chain(store, events)
+        restored = chain.restore("all")
+        assert (restored.state, restored.snapshot, restored.replayed) == (40, None, 40)
+        assert "code or options changed" in restored.notice
+        assert [bool(one.notice) for one in chain.check_snapshots(["all"])] == [True, True]
+    taking.seal(40, 25)
+    (notice,) = taking.notices
+    assert notice.startswith("projection all: the snapshot of block 4 is not used: the projection's code")
+    with taking.files.opened() as (store, events):
+        restored = taking.chain(store, events).restore("all")
+        assert (restored.state, restored.snapshot.height, restored.notice) == (65, 7, "")
+
+
+def test_a_changed_filter_is_noticed(tmp_path):
+    taking = Taking(tmp_path, COUNT)
+    taking.seal(0, 40)
+    taking.specs["types"] = Spec("types", "count", {"by": "type"}, 'type == "deposited"')
+    with taking.files.opened() as (store, events):
+        restored = taking.chain(store, events).restore("types")
+        assert restored.state == {"deposited": 20}
+        assert restored.notice.endswith("it had no filter")
+
+
+def test_a_branch_of_another_parent_is_not_gone_on_with(tmp_path):
+    taking = Taking(tmp_path, COUNT)
+    with taking.files.working() as work:
+        work.append(0, 40)
+        work.sealer.seal_backlog(10)
+        told = Snapshot(f"{ORIGIN}/types", ORIGIN, 4, b"{}", About("", "", "types", 40))
+        inner = Snapshot(f"{ORIGIN}/types/amounts", f"{ORIGIN}/types", 5, b"{}", About("", "", "amounts", 1))
+        for snapshot in (told, inner):
+            with work.store.transaction():
+                built = work.builder.add_snapshot(snapshot)
+            work.sealer.build(*built)
+            work.sealer.seal_all()
+        series = all_series(work.store, {"types": COUNT, "amounts": SUM})
+        wrong = replace(series["amounts"], origin=f"{ORIGIN}/types/amounts")
+        taker = Taker(work.store, work.events, [wrong], dropped=lambda *what: taking.dropped.append(what))
+        assert list(taker.look()) == []
+    ((_, error),) = taking.dropped
+    assert "holds what is of example.com/orders/types, not of example.com/orders" in str(error)
+
+
+def test_time_makes_them_due(tmp_path):
+    taking = Taking(tmp_path, Spec("types", "count", {"by": "type"}, every=Every(seconds=60)))
+    for minute in range(4):
+        taking.seal(10 * minute, 10)
+        taking.files.clock.tick(45)
+    # Built at 0, 45, 90 and 135 s, the genesis at 0.
+    assert taking.pins("types") == [3]
+    taking.files.clock.tick(600)
+    taking.seal(40, 10)
+    assert taking.pins("types") == [3, 6]  # 4 holds child lines, 5 was built at 135 s
+    taking.files.check()
+
+
+def test_no_time_without_events_makes_one_due():
+    view = SimpleNamespace(
+        first=0, sealed_height=9, size=lambda height: min(5, max(0, height)), said=lambda height:
+        SimpleNamespace(built=100 * height), built_by=lambda time: min(9, time // 100),
+        block_of=lambda leaf: leaf + 1,
+    )  # fmt: skip
+    series = SimpleNamespace(spec=SimpleNamespace(every=Every(seconds=150)))
+    assert list(by_policy(series, view, None)) == [Point(2, 2), Point(4, 4), Point(5, 6)]
+    assert list(by_policy(series, view, Point(5, 6))) == []
+
+
+def test_lag_holds_snapshots_back_and_loses_none(tmp_path):
+
+    taking = Taking(tmp_path / "a", Spec("types", "count", {"by": "type"}, every=Every(events=1)))
+    taking.files = new_chain(tmp_path / "b", Policy(BITS, 64, 2, 0, SOURCE))
+    assert taking.seal(0, 20, block_events=1) == 20
+    taking.files.check()
+
+
+def test_an_altered_event_stops_snapshots_not_sealing(tmp_path):
+    taking = Taking(tmp_path, COUNT)
+    taking.seal(0, 35)
+    statement = "UPDATE events SET type = 'other' WHERE position = 33"
+    assert taking.files.sql(taking.files.events_file, statement) == 1
+    assert taking.seal(35, 30) == 0
+    assert taking.dropped
+    assert "position 33 is not what was sealed" in taking.dropped[0][1]
+    with taking.files.opened() as (store, events):
+        with pytest.raises(StoreError, match="position 33"):
+            taking.chain(store, events).state("types")
+        assert taking.chain(store, events).state("types", at=2) == counts(20)
+
+
+def test_an_altered_state_is_not_used(tmp_path):
+    taking = Taking(tmp_path, COUNT)
+    taking.seal(0, 40)
+    changed = "UPDATE branch_events SET data = x'7b7d' WHERE position = 1"
+    assert taking.files.sql(taking.files.chain_file, changed) == 1
+    with taking.files.opened() as (store, events):
+        chain = taking.chain(store, events)
+        with pytest.raises(StoreError, match="position 1 is not what was sealed"):
+            chain.state("types")
+        faults = [one.fault for one in chain.check_snapshots(["types"])]
+        assert faults == ["", "the event at position 1 is not what was sealed"]
+    (finding,) = taking.files.verify().wrong
+    assert (finding.kind, finding.origin, finding.position) == ("altered", f"{ORIGIN}/types", 1)
+
+
+def test_a_sealed_lie_is_found_by_replaying(tmp_path):
+    """The state was wrong when it was sealed: no hash tells, the events do."""
+    taking = Taking(tmp_path, COUNT)
+    taking.seal(0, 60)
+    with taking.files.working() as work:
+        (series,) = all_series(work.store, taking.specs).values()
+        work.append(60, 20)
+        work.sealer.seal_backlog(10)
+        lie = dict(counts(80), deposited=7)
+        told = Snapshot(series.origin, ORIGIN, 9, json.dumps(lie).encode(), series.about(80))
+        with work.store.transaction():
+            built = work.builder.add_snapshot(told)
+        for blocks in built:
+            work.sealer.build(blocks)
+        work.sealer.seal_backlog(10)
+    taking.files.check()
+    with taking.files.opened() as (store, events):
+        checked = list(taking.chain(store, events).check_snapshots(["types"]))
+    assert [one.height for one in checked if one.fault] == [9]
+    wrong = checked[-1]
+    assert [(change.path, change.after) for change in wrong.changes] == [("/deposited", 7)]
+    assert wrong.since == 6
+    deposits = [n for n in range(60, 80) if new_event(n)["type"] == "deposited"]
+    assert wrong.event.position == deposits[0] + 1
+
+
+def test_builders_refuse_a_snapshot_of_another_parent(tmp_path):
+    taking = Taking(tmp_path, COUNT, OF_COUNT)
+    taking.seal(0, 90)
+    with taking.files.working() as work:
+        series = all_series(work.store, taking.specs)["history"]
+        told = Snapshot(series.origin, ORIGIN, 9, b"{}", series.about(90))
+        with pytest.raises(PolicyError, match="forks off"), work.store.transaction():
+            work.builder.add_snapshot(told)
+
+
+@settings(max_examples=12)
+@given(
+    blocks=st.lists(st.integers(1, 9), min_size=1, max_size=8),
+    every=st.integers(1, 15),
+    where=st.sampled_from(["", 'type == "deposited"', "data.amount > 40", 'stream != "account-3"']),
+    use=st.sampled_from(
+        [("count", {"by": "stream"}), ("sum", {"path": "data.amount", "by": "type"}), ("latest", {})]
+    ),
+    data=st.data(),
+)
+def test_state_through_snapshots_is_state_through_replay(tmp_path_factory, blocks, every, where, use, data):
+    spec = Spec("p", use[0], use[1], where, every=Every(events=every))
+    taking = Taking(tmp_path_factory.mktemp("chain"), spec)
+    done = 0
+    for count in blocks:
+        taking.seal(done, count, block_events=data.draw(st.integers(1, 5)))
+        done += count
+    assert not taking.dropped
+    taking.files.check()
+    with taking.files.opened() as (store, events):
+        chain = taking.chain(store, events)
+        series = all_series(store, taking.specs)["p"]
+        assert all(not one.fault and not one.notice for one in chain.check_snapshots(["p"]))
+        heights = len(manifests(taking.files)) - 1
+        for height in {0, heights, data.draw(st.integers(0, heights))}:
+            through = chain.restore("p", at=height)
+            run, size = series.begin(), through.size
+            kept = [event for batch in chain.sealed_events() for event in batch.to_pylist()][:size]
+
+            if kept:
+                Fold([run]).feed(pa.RecordBatch.from_pylist(kept, schema=EVENT_SCHEMA), 0)
+            assert through.dump == run.dump()
