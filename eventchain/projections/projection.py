@@ -151,22 +151,49 @@ def _bare(tree: ast.stmt) -> ast.stmt:
 
 def imported(use: str, options: Mapping[str, Any] | None = None) -> Projection[Any]:
     """The projection that an import string ``module:object`` names, the current folder included: a class,
-    which is given the options, an instance, or a function that is given them and returns one. Raises
-    ProjectionError."""
+    which is given the options, an instance, a function that is given them and returns one, or a class of the
+    library ``eventsourcing``. Raises ProjectionError."""
+    found = found_by(use)
+    options = options or {}
+    if isinstance(found, Projection):
+        if options:
+            raise ProjectionError(f"{use!r} is an instance and takes no options", hint="name its class")
+        return found
+    made = None
+    if callable(found):
+        try:
+            if "eventsourcing.domain" in sys.modules:  # else nothing of that library is named
+                from eventchain.projections.eventsourcing_library import adapted
+
+                made = adapted(found, options)
+            made = found(**options) if made is None else made
+        except ProjectionError:
+            raise
+        except Exception as error:
+            raise ProjectionError(f"{use!r} cannot be made: {type(error).__name__}: {error}") from error
+    if not isinstance(made, Projection):
+        raise ProjectionError(
+            f"{use!r} is not a projection but a {type(found if made is None else made).__name__}",
+            hint="derive its class from eventchain.projections.Projection",
+        )
+    return made
+
+
+def found_by(use: str) -> Any:
+    """What an import string names. Raises ProjectionError."""
     module_name, separator, name = use.partition(":")
     if not separator or not module_name or not name:
         raise ProjectionError(
-            f"{use!r} is neither a ready-made projection nor an import string",
-            hint="an import string is module:object, as shop.totals:OrderTotals",
+            f"{use!r} is not an import string", hint="that is module:object, as shop.totals:OrderTotals"
         )
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name and (module_name + ".").startswith(error.name + "."):
+        if error.name and f"{module_name}.".startswith(f"{error.name}."):
             raise ProjectionError(
-                f"there is no module {error.name!r} for the projection {use!r}",
+                f"there is no module {error.name!r} for {use!r}",
                 hint="it is looked for in the current folder and where Python's packages are",
             ) from None
         raise ProjectionError(f"importing {module_name!r} failed: {error}") from error
@@ -179,18 +206,4 @@ def imported(use: str, options: Mapping[str, Any] | None = None) -> Projection[A
             raise ProjectionError(
                 f"the module {module_name!r} has no {name!r}", hint="an import string is module:object"
             ) from None
-    if not isinstance(found, Projection):
-        if not callable(found):
-            raise ProjectionError(f"{use!r} is not a projection but a {type(found).__name__}")
-        try:
-            found = found(**(options or {}))
-        except Exception as error:
-            raise ProjectionError(f"{use!r} cannot be made: {type(error).__name__}: {error}") from error
-    elif options:
-        raise ProjectionError(f"{use!r} is an instance and takes no options", hint="name its class")
-    if not isinstance(found, Projection):
-        raise ProjectionError(
-            f"{use!r} is not a projection but a {type(found).__name__}",
-            hint="derive its class from eventchain.projections.Projection",
-        )
     return found
