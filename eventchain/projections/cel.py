@@ -42,8 +42,7 @@ _VARIABLES = {
 }
 _REPEATING = ("stream", "type")  # columns in which few values come again and again
 _REMEMBERED = 100_000
-_TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|' r"'(?:\\.|[^'\\])*'|" r"[A-Za-z_][A-Za-z0-9_]*|&&|\|\||\S", re.S)
-_UNUSUAL_TEXT = re.compile(r"""[rRbB]["']|\"""|'''|//|`|\bevent\b""")  # not taken apart here
+_TOKEN = re.compile(r'"(?:\\.|[^"\\\n])*"|' r"'(?:\\.|[^'\\\n])*'|" r"[A-Za-z_][A-Za-z0-9_]*|&&|\|\||//|\S")
 _PLAIN_STRING = re.compile(r"""(["'])[^"'\\\n]*\1""")
 _UNUSUAL_VALUE = re.compile(rb"[0-9]{19}|\\u0000")
 _CONTAINER = "event"
@@ -196,13 +195,24 @@ def _complaint(said: str) -> str:
     return re.sub(r"ERROR: <input>:([0-9]+):([0-9]+): ", r"the filter is wrong at line \1, column \2: ", text)
 
 
+def tokens_of(text: str) -> list[re.Match[str]]:
+    """The words and signs of an expression; none for one with comments, quoted names, or strings that are
+    raw, of bytes or of several lines, which are not taken apart here."""
+    tokens = list(_TOKEN.finditer(text))
+    for token, after in zip(tokens, [*tokens[1:], None], strict=True):
+        string_follows = after is not None and after[0][0] in "\"'" and after.start() == token.end()
+        if token[0] in ("//", "`", '"', "'") or (
+            string_follows and (token[0][0] in "\"'" or token[0][0].isalpha())
+        ):
+            return []
+    return tokens
+
+
 def conjuncts(text: str) -> list[str]:
     """The parts between its outermost ``&&``; the whole when something that binds less tightly stands beside
-    them, or when it is written in an unusual way."""
-    if _UNUSUAL_TEXT.search(text):
-        return [text]
+    them, or when it cannot be taken apart."""
     parts, depth, begin = [], 0, 0
-    for token in _TOKEN.finditer(text):
+    for token in tokens_of(text):
         sign = token[0]
         depth += (sign in "([{") - (sign in ")]}")
         if depth == 0 and sign in ("||", "?"):
@@ -215,14 +225,13 @@ def conjuncts(text: str) -> list[str]:
 
 def looked_at(text: str) -> tuple[Path, ...]:
     """Everything of an event that an expression can depend on, a payload without members being the whole."""
-    names = tuple(_VARIABLES)
-    found = set(map(Path, names))
-    if not _UNUSUAL_TEXT.search(text):
-        found = set(_paths(_TOKEN.findall(text)))
-        names = tuple(sorted({path.column for path in found}))
+    tokens = [token[0] for token in tokens_of(text)]
+    found = set(_paths(tokens))
     try:
-        compiled(text, names)
-    except ProjectionError:  # it names more than was seen
+        if not tokens or _CONTAINER in tokens:
+            raise ProjectionError("not taken apart")
+        compiled(text, sorted({path.column for path in found}))
+    except ProjectionError:  # it may name more than was seen
         found = set(map(Path, _VARIABLES))
     covered = [path for path in found if any(_within(path, other) for other in found)]
     return tuple(sorted(found.difference(covered), key=str))

@@ -30,7 +30,7 @@ class Numbers(NamedTuple):
             return self
         factor = 10 ** (scale - self.scale)
         units = self.units
-        if units.dtype != object and len(units) and int(abs(units).max()) * factor >= 2**63:
+        if units.dtype != object and (factor >= 2**63 or (abs(units) > 2**63 // factor - 1).any()):
             units = units.astype(object)
         return Numbers(units * factor, scale)
 

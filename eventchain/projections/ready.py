@@ -11,9 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
-from eventchain.projections.numbers import numbers
 from eventchain.projections.page import Events
 from eventchain.projections.path import Path
 from eventchain.projections.projection import Projection, canonical
@@ -146,8 +144,12 @@ class Sum(ReadyMade[Totals]):
 
     def load(self, data: bytes) -> Totals:
         values: dict[str, str] = json.loads(data)
-        found = numbers(pa.array([value.encode() for value in values.values()], pa.binary()))
-        return Totals(dict(zip(values, found.units.tolist(), strict=True)), found.scale)
+        places = {name: len(value.partition(".")[2]) for name, value in values.items()}
+        scale = max(places.values(), default=0)
+        units = {
+            name: int(value.replace(".", "")) * 10 ** (scale - places[name]) for name, value in values.items()
+        }
+        return Totals(units, scale)
 
 
 def _sums(codes: Any, units: Any, groups: int) -> tuple[Any, Any]:
