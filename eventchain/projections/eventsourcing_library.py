@@ -236,7 +236,7 @@ class _Plain:
             fields = {one.name: self.of(getattr(value, one.name)) for one in dataclasses.fields(value)}
             return _marked("dataclass", [get_topic(kind), fields])
         raise ProjectionError(
-            f"the state holds a {kind.__qualname__}, which is not known how to write",
+            f"the state holds {kind.__qualname__} objects, which have no known way into JSON",
             hint="register a transcoding for it on the application, and name the application",
         )
 

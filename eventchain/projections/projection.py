@@ -8,7 +8,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from eventchain.errors import ProjectionError
@@ -100,7 +100,8 @@ def by_columns(projection: Projection[Any]) -> bool:
 
 def code_of(thing: Any) -> str:
     """The code of a class or function, without comments, docstrings and layout: its own, and that of every
-    name at the top level of its module that it uses, directly or through others."""
+    name at the top level of its module that it uses, directly or through others. Of other modules only what
+    is imported from them, not their code. Raises ProjectionError when there is no source to read."""
     module = inspect.getmodule(thing)
     try:
         tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
@@ -125,18 +126,27 @@ def _top_level(tree: ast.Module) -> dict[str, list[ast.stmt]]:
     """The statements that give each name at the top level of a module its value, in order."""
     known: dict[str, list[ast.stmt]] = {}
     for part in tree.body:
-        names: Iterable[str] = ()
-        if isinstance(part, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            names = [part.name]
-        elif not isinstance(part, (ast.Import, ast.ImportFrom)):
-            names = {
-                node.id
-                for node in ast.walk(part)
-                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-            }
-        for name in names:
+        for name in set(_given(part)):
             known.setdefault(name, []).append(part)
     return known
+
+
+def _given(part: ast.stmt) -> Iterator[str]:
+    """The names that a statement gives a value, at any depth outside of classes and functions."""
+    if isinstance(part, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        yield part.name
+    elif isinstance(part, (ast.Import, ast.ImportFrom)):
+        yield from (alias.asname or alias.name.partition(".")[0] for alias in part.names)
+    else:
+        for node in ast.iter_child_nodes(part):
+            if isinstance(node, ast.stmt):
+                yield from _given(node)
+            else:
+                yield from (
+                    inner.id
+                    for inner in ast.walk(node)
+                    if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store)
+                )
 
 
 def _bare(tree: ast.stmt) -> ast.stmt:

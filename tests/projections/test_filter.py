@@ -180,9 +180,7 @@ def test_spelling() -> None:
 
 
 LIMITS = st.one_of(st.none(), st.integers(0, 10**15))
-RANGES = st.tuples(LIMITS, LIMITS).map(
-    lambda ends: Range(*(sorted(ends) if None not in ends else ends))  # type: ignore[type-var]
-)
+RANGES = st.tuples(LIMITS, LIMITS).map(lambda ends: Range(*(sorted(ends) if None not in ends else ends)))
 
 
 @given(RANGES, RANGES, st.one_of(st.just(""), EXPRESSIONS, st.just('"positions 1..2" == type')))
