@@ -12,6 +12,7 @@ from eventchain.reader import Reader
 
 if TYPE_CHECKING:
     from eventchain.projections.filter import Filter
+    from eventchain.projections.fold import Run
     from eventchain.projections.projection import Projection
 
 READY: dict[str, dict[str, bool]] = {"latest": {}, "count": {"by": False}, "sum": {"path": True, "by": False}}
@@ -86,6 +87,21 @@ class Spec:
             )
         except ProjectionError as error:
             raise ProjectionError(f"projection {self.name}: {error.message}", hint=error.hint) from error
+
+    def run(self, state: bytes | None = None, size: int = 0) -> Run:
+        """A run from a dumped state that covers so many events, or from the beginning. Raises
+        ProjectionError, as ``projection`` and ``filter`` do."""
+        from eventchain.projections.fold import Run
+
+        projection, filter = self.projection(), self.filter()
+        try:
+            begins = projection.initial() if state is None else projection.load(state)
+        except Exception as error:
+            what = "initial" if state is None else "load"
+            raise ProjectionError(
+                f"projection {self.name}: {what}: {type(error).__name__}: {error}"
+            ) from error
+        return Run(self.name, projection, filter, begins, size)
 
 
 def check_name(name: str) -> str:

@@ -138,6 +138,15 @@ def test_the_options_of_the_configuration_are_those_of_the_classes() -> None:
         ]
 
 
+def test_a_run_begins_or_goes_on() -> None:
+    spec = Spec("a", "sum", {"path": "data.n"}, positions="1..")
+    assert spec.run().state.units == {}
+    run = spec.run(b'{"x":"1.5"}', 7)
+    assert (run.name, run.size, run.dump(), str(run.filter)) == ("a", 7, b'{"x":"1.5"}', "positions 1..")
+    with pytest.raises(ProjectionError, match="projection a: load: JSONDecodeError"):
+        spec.run(b"{")
+
+
 @pytest.mark.parametrize(
     ("text", "every"),
     [
