@@ -18,7 +18,20 @@ from eventchain.projections.projection import Projection
 NUMBERS = st.one_of(
     st.integers(-(10**6), 10**6).map(str),
     st.decimals(-(10**6), 10**6, places=2, allow_nan=False).map(lambda value: format(value, "f")),
-    st.sampled_from(["0", "-0", "1.50", "-0.001", "1e3", "2.5E-4", "9223372036854775807", "1" * 40, "0.1"]),
+    st.sampled_from(
+        [
+            "0",
+            "-0",
+            "1.50",
+            "-0.001",
+            "1e3",
+            "2.5E-4",
+            "9223372036854775807",
+            "9007199254740993",
+            "1" * 40,
+            "0.1",
+        ]
+    ),
 )
 VALUES = st.one_of(
     NUMBERS,

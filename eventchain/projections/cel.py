@@ -3,18 +3,20 @@
 CEL is the Common Expression Language (https://cel.dev). Here it sees ``position``, ``stream``, ``version``,
 ``id``, ``type``, ``time`` (a timestamp), and ``data`` and ``metadata``: the JSON object there, an empty one
 when there is none. Whole numbers are int, those beyond 64 bits double. An event for which the expression has
-no value is not taken: a member or a time that the event lacks, things compared that do not compare, text with
-a NUL character, which the library would cut short.
+no value is not taken: a member or a time that the event lacks, things compared that do not compare.
 
 An expression is split at its outermost ``&&``. Each part is worked out for the different values of what it
 names, mostly few, and not for each event: so only these members are parsed, and only of events that the other
-parts took. Which events are taken stays the same, as a conjunction is true only where all its parts are.
+parts took. Which events are taken stays the same, as a conjunction is true only where all its parts are. A
+part that compares one member with a literal is worked out here, since such values may be many.
 """
 
 from __future__ import annotations
 
+import math
+import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -45,6 +47,19 @@ _REMEMBERED = 100_000
 _TOKEN = re.compile(r'"(?:\\.|[^"\\\n])*"|' r"'(?:\\.|[^'\\\n])*'|" r"[A-Za-z_][A-Za-z0-9_]*|&&|\|\||//|\S")
 _PLAIN_STRING = re.compile(r"""(["'])[^"'\\\n]*\1""")
 _UNUSUAL_VALUE = re.compile(rb"[0-9]{19}|\\u0000")
+_COMPARISON = re.compile(
+    r"""\s*(?:data|metadata)(?:\.[A-Za-z_][A-Za-z0-9_]*)+\s*(==|!=|<=|>=|<|>)\s*"""
+    r"""(-?[0-9]+(?:\.[0-9]+)?|"[^"\\\n]*"|'[^'\\\n]*')\s*"""
+)
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_NOTHING: Any = object()
 _CONTAINER = "event"
 _HINT = "it is CEL (https://cel.dev) over " + ", ".join(_VARIABLES)
 
@@ -76,6 +91,7 @@ class _Part:
         self.paths = looked_at(text)
         self._repeats = all(path.members or path.column in _REPEATING for path in self.paths)
         self._known: dict[tuple[Any, ...], bool] = {}
+        self._compares = comparison(text)
         self.cost = (sum(path.column in PAYLOADS for path in self.paths), not self._repeats)
 
     def holds(self, events: Events) -> Any:
@@ -100,6 +116,8 @@ class _Part:
         return np.fromiter(map(known.__getitem__, together), bool, len(together))
 
     def _remembered(self, found: tuple[Any, ...]) -> bool:
+        if self._compares is not None:
+            return self._compares(found[0])
         verdict = self._known.get(found)
         if verdict is None:
             if len(self._known) >= _REMEMBERED:
@@ -125,17 +143,21 @@ class _Part:
 def _put(variables: dict[str, Any], at: Sequence[str], text: bytes | None) -> None:
     """Set the JSON value at the end of a path of members; nothing for what is not JSON, and no payload that
     is not an object."""
-    try:
-        value = parsed(text)
-    except ValueError:
+    value = _value(text)
+    if value is _NOTHING or (len(at) == 1 and not isinstance(value, dict)):
         return
-    if not text or (len(at) == 1 and not isinstance(value, dict)):
-        return
-    if _UNUSUAL_VALUE.search(text):
-        value = _representable(value)
     for name in at[:-1]:
         variables = variables.setdefault(name, {})
     variables[at[-1]] = value
+
+
+def _value(text: bytes | None) -> Any:
+    """What JSON stands for, _NOTHING for what is not JSON."""
+    try:
+        value = parsed(text) if text else _NOTHING
+    except ValueError:
+        return _NOTHING
+    return _representable(value) if text and _UNUSUAL_VALUE.search(text) else value
 
 
 def _representable(value: Any) -> Any:
@@ -148,7 +170,7 @@ def _representable(value: Any) -> Any:
     if isinstance(value, list):
         return list(map(_representable, value))
     if type(value) is int and not -(2**63) <= value < 2**63:
-        return float(value)
+        return float(value) if abs(value) < 10**308 else math.inf if value > 0 else -math.inf
     return value
 
 
@@ -221,6 +243,27 @@ def conjuncts(text: str) -> list[str]:
             parts.append(text[begin : token.start()])
             begin = token.end()
     return [*parts, text[begin:]]
+
+
+def comparison(text: str) -> Callable[[bytes], bool] | None:
+    """For an expression that compares one member with a number or a string: what CEL says of the member's
+    JSON, empty for none. None for any other expression."""
+    match = _COMPARISON.fullmatch(text)
+    if match is None:
+        return None
+    operate, word = _OPERATORS[match[1]], match[2]
+    literal: Any = word[1:-1] if word[0] in "\"'" else float(word) if "." in word else int(word)
+    kinds = (str,) if isinstance(literal, str) else (int, float)
+
+    def compares(found: bytes) -> bool:
+        value = _value(found)
+        if type(value) not in kinds:  # what differs in kind is unequal, and neither less nor greater
+            return operate is operator.ne and value is not _NOTHING
+        if type(value) is type(literal):
+            return operate(value, literal)
+        return operate(float(value), float(literal))
+
+    return compares
 
 
 def looked_at(text: str) -> tuple[Path, ...]:

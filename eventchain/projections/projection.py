@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib
 import inspect
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -59,8 +60,6 @@ class Projection(Generic[State]):
 
     def load(self, data: bytes) -> State:
         """The state that ``dump`` wrote."""
-        import json
-
         state: State = json.loads(data)
         return state
 
@@ -85,12 +84,25 @@ def canonical(value: Any) -> bytes:
     import rfc8785
 
     try:
+        if _flat(value):  # Python's own encoder then writes the same, twenty times as fast
+            return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
         return rfc8785.dumps(value)
-    except (rfc8785.CanonicalizationError, RecursionError) as error:
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
         raise ProjectionError(
             f"the state is not JSON: {error}",
             hint="use strings, numbers, booleans, None, lists and dicts, or write `dump` and `load`",
         ) from error
+
+
+def _flat(value: Any) -> bool:
+    """Whether it is a dict of strings and whole numbers, its keys in the same order as UTF-16 code units and
+    as code points."""
+    return (
+        type(value) is dict
+        and all(type(key) is str for key in value)
+        and all(type(one) is str or (type(one) is int and -(2**53) < one < 2**53) for one in value.values())
+        and max("".join(value), default="") < "\U00010000"
+    )
 
 
 def by_columns(projection: Projection[Any]) -> bool:

@@ -28,6 +28,17 @@ CONDITIONS = st.sampled_from(
         'data.channel == "Internet"',
         "data.amount > 1.0",
         "data.amount != 0",
+        "data.amount==1",
+        " data.amount <= 1.50 ",
+        "data.amount >= -5",
+        "data.x < 9223372036854775807",
+        "data.x == 9223372036854775807.0",
+        "data.amount > 9007199254740993",
+        'data.channel != "Internet"',
+        "data.channel < 'E'",
+        'data.x >= "a�b"',
+        "data.case != 'x'",
+        "metadata.case.x == 1.5",
         "data.case.x == 1",
         'data["org:group"] == "Desk"',
         "has(data.case)",
@@ -66,6 +77,12 @@ EXPRESSIONS = st.recursive(
 def number(text: str) -> float | int:
     value = float(text) if set(text) & set(".eE") else int(text)
     return value if -(2**63) <= value < 2**63 else float(text)
+
+
+def test_integers_of_any_size_are_compared() -> None:
+    rows = [simple("s", f'{{"n":{sign}{"9" * 400}}}'.encode()) for sign in ("", "-")]
+    assert Filter(where="data.n > 1").chosen(Events.of(batch_of(rows))).rows.tolist() == [0]
+    assert Filter(where="data.n + 1.0 > 1.0").chosen(Events.of(batch_of(rows))).rows.tolist() == [0]
 
 
 def visible(value: Any) -> Any:

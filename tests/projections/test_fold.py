@@ -6,13 +6,17 @@ import json
 from typing import Any
 
 import pytest
+import rfc8785
 from folds import batch_of, folded, run_of, simple
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eventchain.errors import ProjectionError
 from eventchain.formats.event import UNKNOWN
 from eventchain.projections import Event, Projection
 from eventchain.projections.filter import Filter, Range
 from eventchain.projections.fold import Fold
+from eventchain.projections.projection import canonical
 from eventchain.projections.ready import Count, Sum
 
 
@@ -127,6 +131,20 @@ def test_states_are_canonical() -> None:
     run = run_of(Seen())
     run.state = {"b": 1.0, "a": [True, None, "é\n"], "\U0001f600": 1e21, "\ufb33": 0.1}
     assert run.dump().decode() == '{"a":[true,null,"é\\n"],"b":1,"\U0001f600":1e+21,"\ufb33":0.1}'
+
+
+TEXT = st.text(st.characters(exclude_categories=[]), max_size=4)
+
+
+@given(st.dictionaries(TEXT, st.one_of(TEXT, st.integers(-(2**54), 2**54), st.booleans(), st.floats())))
+def test_flat_states_are_canonical_too(state: dict[str, Any]) -> None:
+    try:
+        expected = rfc8785.dumps(state)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError):
+        with pytest.raises(ProjectionError):
+            canonical(state)
+    else:
+        assert canonical(state) == expected
 
 
 def test_the_empty_batch() -> None:
