@@ -135,11 +135,12 @@ def policy_at(store: ChainStore, tips: dict[str, Tip], origin: str, height: int)
 
 
 def _marked(store: ChainStore, branch: int, marks: tuple[bytes, ...]) -> list[Manifest]:
-    """The manifests of a branch that carry one of these lines; the others are not even parsed."""
-    found, first = [], 0
+    """The manifests of a branch that carry one of these lines; the others are not even read."""
+    found: list[Manifest] = []
+    first = 0
     while True:
-        blocks = store.blocks(branch, first, SCAN)
-        found += [Manifest.parse(raw) for raw in blocks.manifests if any(mark in raw for mark in marks)]
+        blocks = store.marked(branch, marks, first, SCAN)
+        found += map(Manifest.parse, blocks.manifests)
         if len(blocks) < SCAN:
             return found
         first = int(blocks.heights[-1]) + 1
