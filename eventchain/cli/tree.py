@@ -199,7 +199,7 @@ def _label(row: Row) -> str:
 
     if row.shape is Shape.TITLE:
         return row.name
-    if row.shape is Shape.BLOCK:
+    if row.shape in (Shape.BLOCK, Shape.FORK):
         return f"{'●' if row.sealed else '○'}  {row.name}"
     if row.shape is Shape.GAP:
         return f"┊  {row.name}"
@@ -254,4 +254,4 @@ def _draw(tree: Tree, shown: Collection[int], file: Path) -> None:
     with replaced(file) as opened:
         opened.write(svg_of(tree, shown).encode("utf-8"))
     if str(file) != STANDARD:
-        note(f"drew {counted(len(shown), 'branch', 'es')} into {file}")
+        note(f"drew {counted(len(shown) - len(tree.roots), 'branch', 'es')} into {file}")

@@ -28,6 +28,7 @@ NOUNS = {
 class Shape(Enum):
     TITLE = "title"
     BLOCK = "block"
+    FORK = "fork"  # a block that is named for its branches only
     GAP = "gap"
     BRANCH = "branch"
     FOLD = "fold"
@@ -119,7 +120,8 @@ def _block(root: Lineage, mark: Landmark) -> Row:
     facts = [when(mark.built), *([counted(events, NOUNS[root.kind])] if events else []), ", ".join(roles)]
     if not sealed:
         facts.append("not sealed yet")
-    return Row(Shape.BLOCK, f"{mark.height:,}", tuple(filter(None, facts)), sealed, kind=root.kind)
+    shape = Shape.BLOCK if roles else Shape.FORK
+    return Row(shape, f"{mark.height:,}", tuple(filter(None, facts)), sealed, kind=root.kind)
 
 
 def _gap(root: Lineage, above: Landmark, below: Landmark, hidden: list[Lineage]) -> Iterator[Row]:
@@ -155,14 +157,14 @@ def _fold(hidden: list[Lineage]) -> Iterator[Row]:
 
 def _branches(children: list[Lineage], shown: Collection[int]) -> Iterator[Row]:
     """Rows of these branches and all that are shown below them."""
-    waiting = [((True,), child) for child in reversed(children)]
+    waiting: list[tuple[tuple[bool, ...], Lineage]] = [((True,), child) for child in reversed(children)]
     while waiting:
         rails, lineage = waiting.pop()
         own = [child for child in lineage.children if id(child) in shown]
-        facts = (f"off block {lineage.fork:,}", _content(lineage), _newest(lineage), _state(lineage))
+        facts = [f"off block {lineage.fork:,}", _content(lineage), _newest(lineage), _state(lineage)]
         facts += _below(lineage, own)
         name, sealed = printable(lineage.name), not lineage.unsealed
-        yield Row(Shape.BRANCH, name, facts, sealed, rails, lineage.kind, lineage)
+        yield Row(Shape.BRANCH, name, tuple(facts), sealed, rails, lineage.kind, lineage)
         for number, child in enumerate(reversed(own)):
             waiting.append(((*rails, number > 0), child))
 
