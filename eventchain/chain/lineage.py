@@ -21,6 +21,8 @@ from eventchain.formats.policy import Policy
 
 ERASURES = "/erasures"
 POLICY = b"\npolicy "
+PAGE = 16
+"""Blocks read at a time: most branches are short, and of a long one a few blocks are wanted."""
 
 
 class Kind(StrEnum):
@@ -107,6 +109,80 @@ def read_tree(store: ChainStore) -> Tree:
     return _Reading(store).tree()
 
 
+class _Rows:
+    """The blocks of one branch, read a page at a time when they are asked for; what they say is kept."""
+
+    def __init__(self, store: ChainStore, branch: Branch, extent: Extent, faults: list[str]) -> None:
+        self.branch, self.extent = branch, extent
+        self._store, self._faults = store, faults
+        self._pages: dict[int, Blocks] = {}
+        self._said: dict[int, Manifest | None] = {}
+
+    def said(self, height: int) -> Manifest | None:
+        """What the block at this height says; None where there is no row, no manifest or another block's."""
+        if height not in self._said:
+            self._said[height] = self._parsed(height)
+        return self._said[height]
+
+    def mined(self, height: int) -> bool:
+        page, row = self._row(height)
+        return row is not None and bool(page.headers["time"][row])
+
+    def mined_from(self, height: int) -> int:
+        """How many blocks from this one on are mined and without a hole."""
+        count = 0
+        while self.mined(height + count):  # mostly there is none or one: then nothing more is read
+            if height + count == self.extent.highest:
+                return count + 1
+            rows = self._store.blocks(self.branch.id, height + count, SCAN)
+            expected = height + count + np.arange(len(rows))
+            good = (rows.headers["time"] != 0) & (rows.heights == expected)
+            count += len(rows) if good.all() else int(good.argmin())
+        return count
+
+    def stating_policies(self) -> list[int]:
+        """Heights of the blocks with a policy, and maybe of some others."""
+        if self.extent.blocks <= PAGE:
+            return list(range(self.extent.lowest, self.extent.lowest + PAGE))
+        found: list[int] = []
+        while True:
+            first = found[-1] + 1 if found else 0
+            rows = self._store.marked(self.branch.id, [POLICY], first, SCAN)
+            found += rows.heights.tolist()
+            if len(rows) < SCAN:
+                return found
+
+    def newest_readable(self) -> Manifest | None:
+        """The newest block, or where it is damaged the nearest one below that is not."""
+        highest = self.extent.highest
+        return next(filter(None, map(self.said, range(highest, max(highest - SCAN, -1), -1))), None)
+
+    def _row(self, height: int) -> tuple[Blocks, int | None]:
+        number = (height - max(self.extent.lowest, 0)) // PAGE
+        page = self._pages.get(number)
+        if page is None:
+            first = number * PAGE + max(self.extent.lowest, 0)
+            page = self._pages[number] = self._store.blocks(self.branch.id, first, PAGE)
+        row = int(np.searchsorted(page.heights, height))
+        return page, row if row < len(page) and page.heights[row] == height else None
+
+    def _parsed(self, height: int) -> Manifest | None:
+        page, row = self._row(height)
+        if row is None:
+            return None
+        try:
+            said = Manifest.parse(page.manifests[row])
+        except FormatError as error:
+            self._faults.append(f"block {height} of {self.branch.origin} cannot be read: {error.message}")
+            return None
+        if said.height != height or base_origin(said.origin) != base_origin(self.branch.origin):
+            self._faults.append(
+                f"block {height} of {self.branch.origin} says that it is block {said.height} of {said.origin}"
+            )
+            return None
+        return said
+
+
 class _Reading:
     def __init__(self, store: ChainStore) -> None:
         self._store = store
@@ -115,133 +191,54 @@ class _Reading:
     def tree(self) -> Tree:
         branches = self._store.branches()
         extents = {extent.branch: extent for extent in self._store.extents()}
-        lineages = {}
+        read: list[tuple[_Rows, Lineage]] = []
         for branch in branches:
             extent = extents.pop(branch.id, None)
-            lineage = self._lineage(branch, extent, branch is branches[0]) if extent else None
-            if lineage is None:
+            rows = _Rows(self._store, branch, extent, self.faults) if extent else None
+            lineage = self._lineage(rows, is_trunk=branch is branches[0]) if rows else None
+            if rows is None or lineage is None:
                 self.faults.append(f"the branch {branch.origin} has no block that can be read")
             else:
-                lineages[branch] = lineage
+                read.append((rows, lineage))
         for extent in extents.values():
             count = f"{extent.blocks:,} block{'s' if extent.blocks > 1 else ''}"
             self.faults.append(f"there is no branch {extent.branch} for {count} in the store")
-        if not branches:
-            self.faults.append("there is no branch at all")
-        roots = self._roots(list(lineages.values()))
-        for branch, lineage in lineages.items():
-            self._add_landmarks(branch, lineage)
-        return Tree(roots, list(dict.fromkeys(self.faults)))  # a block may have been read twice
+        roots = self._roots([lineage for _, lineage in read])
+        for rows, lineage in read:
+            _add_landmarks(rows, lineage)
+        return Tree(roots, self.faults)
 
-    # -- one branch
-
-    def _lineage(self, branch: Branch, extent: Extent, is_trunk: bool) -> Lineage | None:
-        first = self._said(branch, self._store.blocks(branch.id, 0, 1))
-        newest = self._store.last_block(branch.id)
-        if not len(newest):
-            return None
-        height = int(newest.heights[0])
-        last = self._said(branch, newest) or self._newest_readable(branch, extent)
+    def _lineage(self, rows: _Rows, *, is_trunk: bool) -> Lineage | None:
+        origin, extent = rows.branch.origin, rows.extent
+        height, last = extent.highest, rows.newest_readable()
         if last is None:
             return None
+        first = rows.said(max(extent.lowest, 0))
         fork = first.fork if first else None
         # Rows that were lost show against where it should begin, if that is known.
         root = fork.height if fork else -1 if is_trunk else extent.lowest - 1
-        if extent.lowest != root + 1 or extent.blocks != height - root:
-            missing = height - root - extent.blocks
-            self.faults.append(
-                f"of the blocks {root + 1} to {height} of {branch.origin} {missing:,} are missing"
-                if missing > 0
-                else f"{branch.origin} has blocks where none should be"
-            )
-        sealed_height, sealed = self._sealed(branch, root, newest, last)
-        holder = None if is_trunk else self._newest_with_leaf(branch, root, last)
+        missing = height - root - extent.blocks
+        if missing > 0:
+            self.faults.append(f"of the blocks {root + 1} to {height} of {origin} {missing:,} are missing")
+        elif missing < 0 or extent.lowest != root + 1:
+            self.faults.append(f"{origin} has blocks where none should be")
+        sealed = last.sealed.height if last.sealed and root < last.sealed.height < height else root
+        sealed += rows.mined_from(sealed + 1)
+        at = rows.said(sealed) if sealed > root else None
+        holder = None if is_trunk else _newest_with_leaf(rows, root, last)
         return Lineage(
-            origin=branch.origin,
-            kind=Kind.TRUNK if is_trunk else _kind(branch.origin, first, holder),
+            origin=origin,
+            kind=Kind.TRUNK if is_trunk else _kind(origin, first, holder),
             fork=root,
             height=height,
             size=last.size,
             built=last.built,
             position=last.position,
-            sealed_height=sealed_height,
-            sealed_size=sealed.size if sealed else 0,
+            sealed_height=sealed,
+            sealed_size=at.size if at else 0,
             forks_off=fork.origin if fork else None,
             pin=holder.pin if holder else None,
         )
-
-    def _said(self, branch: Branch, rows: Blocks, row: int = 0) -> Manifest | None:
-        """What the block of a row says; None for what is no manifest, or another block's."""
-        if row >= len(rows):
-            return None
-        height = int(rows.heights[row])
-        try:
-            said = Manifest.parse(rows.manifests[row])
-        except FormatError as error:
-            self.faults.append(f"block {height} of {branch.origin} cannot be read: {error.message}")
-            return None
-        if said.height != height or base_origin(said.origin) != base_origin(branch.origin):
-            self.faults.append(
-                f"block {height} of {branch.origin} says that it is block {said.height} of {said.origin}"
-            )
-            return None
-        return said
-
-    def _newest_readable(self, branch: Branch, extent: Extent) -> Manifest | None:
-        """For a branch whose newest block is damaged: the newest one below, if it is near."""
-        rows = self._store.blocks(branch.id, extent.highest - SCAN, SCAN)
-        for raw in reversed(rows.manifests):
-            try:
-                return Manifest.parse(raw)
-            except FormatError:
-                continue
-        return None
-
-    def _sealed(
-        self, branch: Branch, root: int, newest: Blocks, last: Manifest
-    ) -> tuple[int, Manifest | None]:
-        """The newest sealed block: what the newest block names, and all that is mined from there on."""
-        height = max(root, last.sealed.height if last.sealed else root)
-        if height >= newest.heights[0]:  # a lie
-            height = root
-        if height + 1 == newest.heights[0]:  # mostly there is only one block to look at, and it is at hand
-            if newest.headers["time"][0]:
-                return height + 1, last
-        else:
-            while True:
-                rows = self._store.blocks(branch.id, height + 1, SCAN)
-                good = (rows.headers["time"] != 0) & (rows.heights == height + 1 + np.arange(len(rows)))
-                count = len(rows) if good.all() else int(good.argmin())
-                height += count
-                if count < SCAN:
-                    break
-        if height <= root:
-            return root, None
-        return height, self._at(branch, height)
-
-    def _at(self, branch: Branch, height: int) -> Manifest | None:
-        rows = self._store.blocks(branch.id, height, 1)
-        return self._said(branch, rows) if len(rows) and rows.heights[0] == height else None
-
-    def _newest_with_leaf(self, branch: Branch, root: int, last: Manifest) -> Manifest | None:
-        """The block that added the log's last leaf. Of the blocks above it, which only name children or
-        state a policy, there may be any number."""
-        low, high, found = root + 1, last.height, last
-        if last.size == 0:
-            return None
-        before = self._at(branch, high - 1) if high > low else None
-        if before is None or before.size < last.size:
-            return last
-        while low < high:
-            middle = (low + high) // 2
-            at = self._at(branch, middle)
-            if at is None:
-                return None
-            if at.size < last.size:
-                low = middle + 1
-            else:
-                high, found = middle, at
-        return found
 
     # -- how they hang together
 
@@ -279,31 +276,38 @@ class _Reading:
                 self.faults.append(f"{root.origin} does not say what it forks off")
         return roots
 
-    # -- its blocks that are worth naming
 
-    def _add_landmarks(self, branch: Branch, lineage: Lineage) -> None:
-        stated: dict[int, Policy] = {}
-        first = 0
-        while len(rows := self._store.marked(branch.id, [POLICY], first, SCAN)):
-            for row in range(len(rows)):
-                said = self._said(branch, rows, row)
-                if said is not None and said.policy is not None:
-                    stated[said.height] = said.policy
-            first = int(rows.heights[-1]) + 1
-        heights = {lineage.fork + 1, lineage.sealed_height, lineage.height, *stated}
-        heights |= {child.fork for child in lineage.children}
-        for height in sorted(heights):
-            if lineage.fork < height <= lineage.height:
-                self._add_landmark(branch, lineage, height, stated.get(height))
+def _newest_with_leaf(rows: _Rows, root: int, last: Manifest) -> Manifest | None:
+    """The block that added the log's last leaf. Of the blocks above it, which only name children or state a
+    policy, there may be any number."""
+    if last.size == 0:
+        return None
+    low, high, found = root + 1, last.height, last
+    middle = max(low, high - 1)  # mostly it is the newest block
+    while low < high:
+        at = rows.said(middle)
+        if at is None:
+            return None
+        if at.size < last.size:
+            low = middle + 1
+        else:
+            high, found = middle, at
+        middle = (low + high) // 2
+    return found
 
-    def _add_landmark(self, branch: Branch, lineage: Lineage, height: int, policy: Policy | None) -> None:
-        rows = self._store.blocks(branch.id, max(height - 1, lineage.fork + 1), 2)
-        at = [self._said(branch, rows, row) for row in range(len(rows)) if rows.heights[row] <= height]
-        if at and at[-1] is not None and at[-1].height == height:
-            said, before = at[-1], at[0].size if len(at) == 2 and at[0] else 0
-            if len(at) == 1 and height > lineage.fork + 1:
-                before = said.size  # the block below is lost: what this one added is not known
-            lineage.landmarks.append(Landmark(height, before, said.size, said.built, policy))
+
+def _add_landmarks(rows: _Rows, lineage: Lineage) -> None:
+    heights = {lineage.fork + 1, lineage.sealed_height, lineage.height}
+    heights |= {child.fork for child in lineage.children}
+    stating = set(rows.stating_policies())
+    for height in sorted(heights | stating):
+        said = rows.said(height) if lineage.fork < height <= lineage.height else None
+        if said is None or not (said.policy or height in heights):
+            continue
+        before = 0
+        if height > lineage.fork + 1:  # where the block below is lost, what this one added is not known
+            before = (rows.said(height - 1) or said).size
+        lineage.landmarks.append(Landmark(height, before, said.size, said.built, said.policy))
 
 
 def _kind(origin: str, first: Manifest | None, holder: Manifest | None) -> Kind:

@@ -9,6 +9,7 @@ All text is of a fixed-width font, since only its width can be known without mea
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from itertools import pairwise
 from xml.sax.saxutils import escape, quoteattr
 
 from eventchain.chain.lineage import Kind, Tree
@@ -25,7 +26,7 @@ LONGEST = 60
 """Characters of a name or fact; the tooltip has all of them."""
 
 STYLE = """
-text { font: 13px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace; fill: #1f2328 }
+text { font: 13px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace; fill: #1f2328 }
 .page { fill: #ffffff }
 .title { font-weight: bold; font-size: 16px }
 .name, .height { font-weight: bold }
@@ -58,7 +59,8 @@ def svg_of(tree: Tree, shown: Collection[int]) -> str:
     """The text of an SVG document of the branches whose ids are ``shown``."""
     parts = [_Root(rows_of(root, shown)) for root in tree.roots]
     widest = max(part.width for part in parts)
-    body, y = [], MARGIN
+    body: list[str] = []
+    y = float(MARGIN)
     for part in parts:
         body += part.draw(y)
         y += part.height
@@ -147,7 +149,7 @@ class _Root:
 
     def _lines(self, ys: list[float]) -> Iterator[str]:
         root = [i for i, row in enumerate(self.rows) if len(row.rails) <= 1 and row.shape is not Shape.TITLE]
-        for above, below in zip(root, root[1:], strict=False):
+        for above, below in pairwise(root):
             if ys[above] != ys[below]:
                 run = Shape.GAP in (self.rows[above].shape, self.rows[below].shape)
                 yield _line(f"M{self._x0:.1f} {ys[above]:.1f}V{ys[below]:.1f}", run)
