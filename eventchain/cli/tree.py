@@ -179,10 +179,12 @@ def _print(tree: Tree, shown: Collection[int]) -> None:
         labels = [_label(row) for row in rows]
         widths = _widths(rows, labels)
         texts = [_aligned(row, label, widths) for row, label in zip(rows, labels, strict=True)]
-        narrow = max(map(len, texts)) > out.width
+        # Columns are kept by all branches or by none.
+        columns = [text for row, text in zip(rows, texts, strict=True) if row.shape is Shape.BRANCH]
+        narrow = max(map(len, columns), default=0) > out.width
         for row, label, text in zip(rows, labels, texts, strict=True):
-            if narrow and row.shape is not Shape.TITLE:
-                text = "\n".join([label, *(_indent(row) + fact for fact in row.facts)])
+            if len(text) > out.width or (narrow and row.shape is Shape.BRANCH):
+                text = _folded(row, label, out.width)
             if out.options.ascii_only:
                 text, label = text.translate(ASCII), label.translate(ASCII)
             drawn = Text(text)
@@ -207,9 +209,16 @@ def _label(row: Row) -> str:
     return "".join("│   " if rail else "    " for rail in rails) + ("├── " if more else "└── ") + row.name
 
 
-def _indent(row: Row) -> str:
-    """What stands before a row's facts where they have lines of their own."""
-    return "".join("│   " if rail else "    " for rail in row.rails) + "  "
+def _folded(row: Row, label: str, width: int) -> str:
+    """A row that is too wide for the terminal: its facts on lines of their own."""
+    from textwrap import wrap
+
+    from eventchain.cli.tree_rows import Shape
+
+    rails = () if row.shape is Shape.TITLE else row.rails
+    below = "".join("│   " if rail else "    " for rail in rails) + "  "
+    facts = wrap(", ".join(row.facts), max(width - len(below), 20), break_long_words=False)
+    return "\n".join([label, *(below + line for line in facts)])
 
 
 def _widths(rows: list[Row], labels: list[str]) -> dict[Any, list[int]]:

@@ -55,7 +55,7 @@ def chosen(tree: Tree, depth: int | None, every: bool) -> set[int]:
     shown = {id(root) for root in tree.roots}
     if every or len(within) - len(shown) <= MOST:
         return {id(lineage) for lineage in within}
-    within.sort(key=lambda one: (one.kind != Kind.ERASURES, not one.unsealed, -one.built))
+    within.sort(key=lambda one: (one.kind != Kind.ERASURES, not one.unsealed, -one.built, -one.fork))
     for lineage in within:
         path = []
         above: Lineage | None = lineage
@@ -109,12 +109,12 @@ def _block(root: Lineage, mark: Landmark) -> Row:
     roles = []
     if mark.height == root.fork + 1:
         roles.append("genesis" if root.kind == Kind.TRUNK else "first block")
-    if mark.policy is not None:
-        roles.append(f"policy {mark.policy}")
     if mark.height == root.sealed_height:
         roles.append("newest sealed")
     if mark.height == root.height:
         roles.append("head")
+    if mark.policy is not None:
+        roles.append(f"policy {mark.policy}")
     sealed = mark.height <= root.sealed_height
     events = mark.size - mark.before
     facts = [when(mark.built), *([counted(events, NOUNS[root.kind])] if events else []), ", ".join(roles)]

@@ -153,16 +153,17 @@ class _Root:
             if ys[above] != ys[below]:
                 run = Shape.GAP in (self.rows[above].shape, self.rows[below].shape)
                 yield _line(f"M{self._x0:.1f} {ys[above]:.1f}V{ys[below]:.1f}", run)
-        parents: list[float] = []  # the y of the last row of each depth
+        begun: list[float] = []  # for each depth from where on the line to the next branch is drawn
         for row, y in zip(self.rows, ys, strict=False):
             if row.shape is not Shape.BRANCH:
                 continue
             depth, x = len(row.rails), self._lane(row)
-            parents[depth - 1 :] = [y]
+            begun[depth - 1 :] = [y]
             if depth == 1:
                 yield _line(f"M{self._x0:.1f} {y:.1f}H{x:.1f}")
             else:
-                yield _line(f"M{x - LANE:.1f} {parents[depth - 2]:.1f}V{y - 8:.1f}q0 8 8 8H{x:.1f}")
+                yield _line(f"M{x - LANE:.1f} {begun[depth - 2]:.1f}V{y - 8:.1f}q0 8 8 8H{x:.1f}")
+                begun[depth - 2] = y - 8
 
     # -- rows
 
