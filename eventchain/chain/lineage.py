@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import chain
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from eventchain.formats.policy import Policy
 
 ERASURES = "/erasures"
 POLICY = b"\npolicy "
+NEAR = 256
+"""Blocks among which a readable one is looked for."""
 PAGE = 16
 """Blocks read at a time: most branches are short, and of a long one a few blocks are wanted."""
 
@@ -153,9 +156,10 @@ class _Rows:
                 return found
 
     def newest_readable(self) -> Manifest | None:
-        """The newest block, or where it is damaged the nearest one below that is not."""
-        highest = self.extent.highest
-        return next(filter(None, map(self.said, range(highest, max(highest - SCAN, -1), -1))), None)
+        """The newest block, or where it is damaged one not far below; or below a hole that is large."""
+        ends = (self.extent.highest, self.extent.lowest + self.extent.blocks - 1)
+        heights = chain.from_iterable(range(end, max(end - NEAR, -1), -1) for end in ends)
+        return next(filter(None, map(self.said, heights)), None)
 
     def _row(self, height: int) -> tuple[Blocks, int | None]:
         number = (height - max(self.extent.lowest, 0)) // PAGE
