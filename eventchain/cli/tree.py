@@ -42,11 +42,11 @@ def command(
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    """Show the chain's branches: where they fork, what they hold and what is sealed.
+    """Show the chain's branches and what is sealed of each.
 
-    BRANCH shows that branch and all below it: its name as it is shown here, or its origin. Of more than 30
-    branches those are shown that wait to be sealed, those that grew last and the records of erasures; --json
-    and --svg always have all. It reads the chain store only and checks nothing: `eventchain verify` does.
+    With BRANCH, its name as it is shown or its origin, that one and all below it. Of more than 30 branches
+    those are shown that wait to be sealed, those that grew last and the records of erasures; --json and
+    --svg always have all. The chain store is read and not checked: `eventchain verify` does that.
     """
     from contextlib import closing
 
