@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -109,9 +111,14 @@ def console(*, err: bool = False) -> Console:
     """Rich, imported now; a pipe is not wrapped to 80 columns."""
     from rich.console import Console
 
+    class Printer(Console):
+        def on_broken_pipe(self) -> None:
+            """Leave it to the command line, which ends by it as for all other output; rich has exit 1."""
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
     stream = sys.stderr if err else sys.stdout
     width = None if stream.isatty() else 240
-    return Console(stderr=err, width=width, highlight=False, markup=False, emoji=False)
+    return Printer(stderr=err, width=width, highlight=False, markup=False, emoji=False)
 
 
 def printable(text: str) -> str:
