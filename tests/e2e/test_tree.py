@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from tampering import Column, columns, edits
 
 from eventchain.chain.lineage import PAGE, Kind, Lineage, Tree, read_tree
+from eventchain.chain.tip import read_tips
 from eventchain.cli import cli
 from eventchain.cli.tree_rows import MOST, Shape, chosen, rows_of
 from eventchain.cli.tree_svg import svg_of
@@ -168,6 +169,21 @@ def test_what_is_mined_but_named_by_no_block_is_sealed(tmp_path: Path) -> None:
     assert (trunk.sealed_height, trunk.sealed_size) == (19, 19)  # up to the first hole
 
 
+def test_the_tips_of_many_branches_are_read_in_one_pass_over_each(
+    crowd: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All inherit the policy that the trunk states; it is not looked for again for each."""
+    asked: list[int] = []
+    with crowd.opened() as (store, _):
+        marked = store.marked
+        monkeypatch.setattr(
+            store, "marked", lambda branch, *rest: asked.append(branch) or marked(branch, *rest)
+        )
+        tips = read_tips(store)
+    assert sorted(asked) == sorted(tip.branch.id for tip in tips.values())
+    assert len({tip.policy for tip in tips.values()}) == 1
+
+
 # -- what is shown
 
 
@@ -179,6 +195,11 @@ def test_the_tree_in_plain_text_is_the_documentations(family: Chain) -> None:
     when = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d")
     assert when.sub("WHEN", result.stdout) == when.sub("WHEN", example)
     assert f"policy bits={BITS:08x} events=60 lag=900 late=0 source={SOURCE}" in result.stdout
+
+
+def test_status_sends_to_the_tree(crowd: Chain) -> None:
+    args = ["status", "-C", str(crowd.folder / "eventchain.toml"), "--rate", "1M"]
+    assert f"branches    {3 * MOST + 1}; `eventchain tree` shows them" in CliRunner().invoke(cli, args).stdout
 
 
 def test_a_branch_with_all_below_it(family: Chain) -> None:
