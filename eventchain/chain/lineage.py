@@ -217,10 +217,13 @@ class _Reading:
         height, last = extent.highest, rows.newest_readable()
         if last is None:
             return None
-        first = rows.said(max(extent.lowest, 0))
+        first = rows.said(max(extent.lowest, 0))  # below are strays
         fork = first.fork if first else None
         # Rows that were lost show against where it should begin, if that is known.
-        root = fork.height if fork else -1 if is_trunk else extent.lowest - 1
+        lowest = max(extent.lowest, 0)
+        root = fork.height if fork and fork.height < lowest else -1 if is_trunk else lowest - 1
+        if fork and fork.height != root:
+            self.faults.append(f"{origin} has blocks below block {fork.height}, which it forks off")
         missing = height - root - extent.blocks
         if missing > 0:
             self.faults.append(f"of the blocks {root + 1} to {height} of {origin} {missing:,} are missing")
@@ -269,16 +272,28 @@ class _Reading:
         roots = [lineage for lineage in lineages if lineage.parent is None]
         reached = {id(below) for root in roots for _, below in root.walk()}
         for lineage in lineages:
-            if id(lineage) not in reached and lineage.parent is not None:
-                self.faults.append(f"{lineage.origin} forks off itself, by way of {lineage.forks_off}")
-                lineage.parent.children.remove(lineage)
-                lineage.parent = None
-                roots.append(lineage)
-                reached |= {id(below) for _, below in lineage.walk()}
+            if id(lineage) in reached:
+                continue
+            root = _cut_circle(lineage)
+            self.faults.append(f"{root.origin} forks off itself, by way of {root.forks_off}")
+            roots.append(root)
+            reached |= {id(below) for _, below in root.walk()}
         for root in roots:
             if root.forks_off is None and root.kind != Kind.TRUNK:
                 self.faults.append(f"{root.origin} does not say what it forks off")
         return roots
+
+
+def _cut_circle(lineage: Lineage) -> Lineage:
+    """The first branch that is above itself, on the way up from one that hangs on no root; cut off there."""
+    seen: set[int] = set()
+    while id(lineage) not in seen and lineage.parent is not None:
+        seen.add(id(lineage))
+        lineage = lineage.parent
+    if lineage.parent is not None:
+        lineage.parent.children.remove(lineage)
+        lineage.parent = None
+    return lineage
 
 
 def _newest_with_leaf(rows: _Rows, root: int, last: Manifest) -> Manifest | None:

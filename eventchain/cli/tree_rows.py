@@ -79,7 +79,8 @@ def rows_of(root: Lineage, shown: Collection[int]) -> list[Row]:
 
 
 def _root_rows(root: Lineage, shown: Collection[int]) -> Iterator[Row]:
-    yield Row(Shape.TITLE, printable(root.origin), (_content(root), *_fork(root), _state(root)), lineage=root)
+    facts = (_content(root), *_fork(root), *([_newest(root)] if root.pin else []), _state(root))
+    yield Row(Shape.TITLE, printable(root.origin), facts, not root.unsealed, lineage=root)
     here = [child for child in root.children if id(child) in shown]
     forks = {child.fork for child in here}
     marks = [mark for mark in root.landmarks if _notable(root, mark) or mark.height in forks]

@@ -110,19 +110,14 @@ class _Root:
     # -- where things are
 
     def _layout(self) -> list[float]:
-        """The y of each row's middle, and the height of all. A fork's row is that of its first branch."""
+        """The y of each row's middle, and the height of all. A block that is named for its branches only is
+        drawn in the row of the first of them, which is the next."""
         tops, y = [], 0.0
-        for number, row in enumerate(self.rows):
-            step = {Shape.TITLE: TITLE_ROW, Shape.GAP: GAP_ROW}.get(row.shape, ROW)
-            if row.shape is Shape.FORK and self._joined(number):
-                step = 0
+        for row in self.rows:
+            step = {Shape.TITLE: TITLE_ROW, Shape.GAP: GAP_ROW, Shape.FORK: 0}.get(row.shape, ROW)
             tops.append(y + (step or ROW) / 2)
             y += step
         return [*tops, y]
-
-    def _joined(self, number: int) -> bool:
-        """Whether this row and the next are drawn as one."""
-        return number + 1 < len(self.rows) and self.rows[number + 1].shape is Shape.BRANCH
 
     def _lane(self, row: Row) -> float:
         return self._x0 + LANE * (len(row.rails) if row.shape is Shape.BRANCH else 1)

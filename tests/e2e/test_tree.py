@@ -205,7 +205,9 @@ def test_status_sends_to_the_tree(crowd: Chain) -> None:
 def test_a_branch_with_all_below_it(family: Chain) -> None:
     for name in ("balances", SNAPSHOTS):
         lines = show(family, name).stdout.splitlines()
-        assert lines[0].startswith(f"{SNAPSHOTS}  3 snapshots, off block 5 of {ORIGIN}, sealed")
+        assert lines[0].startswith(
+            f"{SNAPSHOTS}  3 snapshots, off block 5 of {ORIGIN}, newest of block 12, sealed"
+        )
         assert sum("inner" in line for line in lines) == 1
         assert "waits" not in "".join(lines)
     assert show(family, "inmost").stdout.startswith(INMOST)
@@ -345,6 +347,13 @@ def _forked(origin: str) -> str:
     return f"UPDATE blocks SET manifest = CAST({said} AS BLOB) WHERE branch = 2"
 
 
+def _in_a_circle() -> str:
+    """A branch forks off the one below it, and an older branch off that."""
+    said = f"replace(CAST(manifest AS TEXT), 'fork {SNAPSHOTS} 7', 'fork {INMOST} 10')"
+    said = f"replace({said}, 'fork {ORIGIN} 0', 'fork {INNER} 9')"
+    return f"UPDATE blocks SET manifest = CAST({said} AS BLOB)"
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -369,6 +378,8 @@ def _forked(origin: str) -> str:
         (_forked("nowhere"), "{1} forks off nowhere, which is not there"),
         (_forked(INNER), "{1} forks off itself, by way of {2}"),
         (_forked(SNAPSHOTS), "{1} forks off itself, by way of {1}"),
+        (_in_a_circle(), "{2} forks off itself, by way of {2}/inmost"),
+        (_forked(ORIGIN).replace("6'", "9'"), "{1} has blocks below block 9, which it forks off"),
         (f"UPDATE blocks SET height = {2**63 - 1} WHERE branch = 2 AND height = 8", "are missing"),
         (
             "UPDATE blocks SET height = -3 WHERE branch = 2 AND height = 6",
