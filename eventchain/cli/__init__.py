@@ -27,6 +27,7 @@ COMMANDS = {
     "run": "run:command",
     "verify": "verify:command",
     "status": "status:command",
+    "tree": "tree:command",
     "show": "show:command",
     "receipt": "receipt:receipt_command",
     "wait": "receipt:wait_command",

@@ -14,12 +14,26 @@ from eventchain.cli.common import announce, config_option, device_options
 
 @click.command("run")
 @config_option
-@click.option("--block-events", type=click.IntRange(min=1), help="Events in a block, at most.")
 @click.option(
-    "--block-seconds", type=click.FloatRange(min=0), help="Close a block after so long, full or not."
+    "--block-events",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Most events in a block. Default: the configuration's; the policy may allow fewer.",
+)
+@click.option(
+    "--block-seconds",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Close a block after so long, full or not. Default: the configuration's.",
 )
 @click.option("--listen", metavar="HOST:PORT", help="Serve /metrics and /healthz there.")
-@click.option("--log", type=click.Choice(["json", "text"]), default="json", show_default=True)
+@click.option(
+    "--log",
+    type=click.Choice(["json", "text"]),
+    default="json",
+    show_default=True,
+    help="How each line of the log on stderr is written.",
+)
 @device_options
 def command(
     config_file: Path,

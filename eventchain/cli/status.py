@@ -203,8 +203,8 @@ def _print(facts: dict[str, Any], costs: list[RewriteCost], rates: dict[str, flo
     if "capacity_per_second" in facts:
         click.echo(f"pace        {_pace_in_words(facts)}")
     click.echo(f"total work  {quantity(facts['total_work'])} hashes")
-    for origin in facts["branches"]:
-        click.echo(f"branch      {origin}")
+    if facts["branches"]:
+        click.echo(f"branches    {len(facts['branches']):,}; `eventchain tree` shows them")
     if not costs:
         return
     click.echo()

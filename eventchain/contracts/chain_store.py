@@ -16,6 +16,7 @@ All failures are :class:`~eventchain.errors.StoreError`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -47,6 +48,15 @@ class Blocks:
 
     def __len__(self) -> int:
         return len(self.manifests)
+
+
+class Extent(NamedTuple):
+    """Which heights a branch has blocks at: ``highest - lowest + 1`` of them where none is missing."""
+
+    branch: int
+    lowest: int
+    highest: int
+    blocks: int
 
 
 class Piece(NamedTuple):
@@ -94,6 +104,15 @@ class ChainStore(Protocol):
 
     def last_block(self, branch: int) -> Blocks:
         """The highest block of the branch (no row when it has none)."""
+        ...
+
+    def marked(self, branch: int, marks: Sequence[bytes], first: int, limit: int) -> Blocks:
+        """As ``blocks``, only those whose manifest contains one of these byte strings; the others need not
+        leave the database."""
+        ...
+
+    def extents(self) -> list[Extent]:
+        """One of each branch number that any block row has, whether or not there is such a branch."""
         ...
 
     def add_blocks(self, branch: int, blocks: Blocks) -> None: ...
