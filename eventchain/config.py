@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from urllib.parse import quote
 
 from eventchain.errors import ConfigError, FormatError
 from eventchain.formats.anchor import Anchor
+from eventchain.toml_reader import TomlReader
 
 DEFAULT_FILE = "eventchain.toml"
 DEFAULT_BACKEND = "auto"
@@ -130,23 +130,20 @@ class Config:
     @classmethod
     def parse(cls, text: str, path: Path) -> Config:
         """The configuration that ``text``, the content of ``path``, states. Raises ConfigError."""
-        try:
-            values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path} is not TOML: {error}", hint="compare it with a new one") from None
-        reader = _Reader(text, path)
-        reader.check_keys(values, cls, "")
+        reader = TomlReader(text, path, "a new one")
+        values = reader.values
+        reader.check_keys(values, _names(cls), "")
         mining = reader.take(values, "mining", dict, {})
-        reader.check_keys(mining, Mining, "mining")
+        reader.check_keys(mining, _names(Mining), "mining")
         run = reader.take(values, "run", dict, {})
-        reader.check_keys(run, Run, "run")
+        reader.check_keys(run, _names(Run), "run")
         announce = reader.take(values, "announce", dict, {})
-        reader.check_keys(announce, Announce, "announce")
+        reader.check_keys(announce, _names(Announce), "announce")
         folder = path.resolve().parent
         return cls(
             store=resolve(reader.take(values, "store", str), folder),
             chain=resolve(reader.take(values, "chain", str), folder),
-            anchor=reader.anchor(values),
+            anchor=_anchor(reader),
             mining=Mining(
                 backend=reader.take(mining, "backend", str, DEFAULT_BACKEND),
                 device=reader.take(mining, "device", str, None),
@@ -167,8 +164,9 @@ class Config:
 
 
 def resolve(url: str, folder: Path) -> str:
-    """The URL with a relative SQLite path (``sqlite:///events.db``, three slashes) made absolute. Raises
-    ConfigError for SQLite's name of a database in memory."""
+    """The URL with a relative SQLite path (``sqlite:///events.db``, three slashes) made absolute, and with it
+    that of a mapping's file. Raises ConfigError for SQLite's name of a database in memory."""
+    url = _MAPPING.sub(lambda found: f"{found[1]}{quote(str(folder))}/{found[2]}", url)
     scheme, separator, path = url.partition(":///")
     if separator and scheme.endswith("sqlite") and path.partition("?")[0] == ":memory:":
         raise ConfigError(
@@ -222,65 +220,23 @@ def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
         raise
 
 
-# -- reading with the line in every complaint ---------------------------------------------------------
+# -- reading ------------------------------------------------------------------------------------------
 
+_MAPPING = re.compile(r"(://.*[?&]mapping=)(?!/)([^&]*\.toml)(?=&|$)")
+"""The path of a mapping's file; what does not end like one is the name of a preset."""
 _PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) not in "%?#")
-_MISSING = object()
-_NAMES: dict[type, str] = {str: "a string", int: "a whole number", dict: "a table"}
 
 
-class _Reader:
-    """Takes values out of a parsed file."""
+def _names(shape: Any) -> list[str]:
+    return [one.name for one in fields(shape)]
 
-    def __init__(self, text: str, path: Path) -> None:
-        self._lines = text.splitlines()
-        self._path = path
 
-    def check_keys(self, values: dict[str, Any], shape: Any, table: str) -> None:
-        known = [one.name for one in fields(shape)]
-        where = f" in [{table}]" if table else ""
-        for key in values:
-            if key not in known:
-                raise ConfigError(
-                    f"{self._at(key)}: unknown key {key!r}{where}", hint=f"known are {', '.join(known)}"
-                )
-
-    def take(self, values: dict[str, Any], key: str, kind: type, default: Any = _MISSING) -> Any:
-        if key not in values:
-            if default is _MISSING:
-                raise ConfigError(f"{self._path}: the key {key!r} is missing", hint=f"add a line {key} = …")
-            return default
-        value = values[key]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ConfigError(f"{self._at(key)}: {key!r} must be {_NAMES[kind]}, not {value!r}")
-        return value
-
-    def positive(self, values: dict[str, Any], key: str, most: int | None = None) -> int | None:
-        value: int | None = self.take(values, key, int, None)
-        if value is not None and value < 1:
-            raise ConfigError(f"{self._at(key)}: {key!r} must be at least 1, not {value}")
-        if value is not None and most is not None and value > most:
-            raise ConfigError(f"{self._at(key)}: {key!r} must be at most {most}, not {value}")
-        return value
-
-    def seconds(self, values: dict[str, Any], key: str, default: float) -> float:
-        value = values.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
-            raise ConfigError(f"{self._at(key)}: {key!r} must be a number of seconds, not {value!r}")
-        return float(value)
-
-    def anchor(self, values: dict[str, Any]) -> Anchor | None:
-        text = self.take(values, "anchor", str, None)
-        try:
-            return None if text is None else Anchor.parse(text)
-        except FormatError as error:
-            raise ConfigError(f"{self._at('anchor')}: {error.message}", hint=error.hint) from None
-
-    def _at(self, key: str) -> str:
-        """``file:line`` of a key, or of the table of that name."""
-        line = re.compile(rf"\s*(\[\s*)?[\"']?{re.escape(key)}[\"']?\s*[=.\]]")
-        number = next((n for n, text in enumerate(self._lines, 1) if line.match(text)), None)
-        return f"{self._path}:{number}" if number else str(self._path)
+def _anchor(reader: TomlReader) -> Anchor | None:
+    text = reader.take(reader.values, "anchor", str, None)
+    try:
+        return None if text is None else Anchor.parse(text)
+    except FormatError as error:
+        raise ConfigError(f"{reader.at('anchor')}: {error.message}", hint=error.hint) from None
 
 
 def _quoted(text: str) -> str:

@@ -37,13 +37,14 @@ BACKENDS = {
 }
 
 # floor -> the floors of the project that it may use besides itself
-GROUND = {"errors", "ahead", "sqlite_readonly", "postgresql", "urls"}
+GROUND = {"errors", "ahead", "sqlite_readonly", "postgresql", "toml_reader", "urls"}
 FORMATS = GROUND | {"formats"}
 CONTRACTS = FORMATS | {"contracts"}
 FLOORS = {
     "errors": set(),
     "ahead": set(),
     "sqlite_readonly": {"errors"},
+    "toml_reader": {"errors"},
     "urls": set(),
     "postgresql": {"errors", "urls"},
     "formats": GROUND,

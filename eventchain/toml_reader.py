@@ -1,0 +1,67 @@
+"""TOML files that people write: every complaint names the file, the line and the key."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eventchain.errors import ConfigError
+
+_MISSING = object()
+_NAMES: dict[type, str] = {str: "a string", int: "a whole number", dict: "a table", list: "a list"}
+
+
+class TomlReader:
+    """Takes values out of a file. Raises ConfigError for whatever is not as it should be.
+
+    text: the content; path: where it is, for messages; template: what to compare a broken file with
+    """
+
+    def __init__(self, text: str, path: Path, template: str) -> None:
+        self._lines = text.splitlines()
+        self._path = path
+        try:
+            self.values: dict[str, Any] = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path} is not TOML: {error}", hint=f"compare it with {template}") from None
+
+    def check_keys(self, values: dict[str, Any], known: Sequence[str], table: str) -> None:
+        where = f" in [{table}]" if table else ""
+        for key in values:
+            if key not in known:
+                raise ConfigError(
+                    f"{self.at(key)}: unknown key {key!r}{where}", hint=f"known are {', '.join(known)}"
+                )
+
+    def take(self, values: dict[str, Any], key: str, kind: type, default: Any = _MISSING) -> Any:
+        if key not in values:
+            if default is _MISSING:
+                raise ConfigError(f"{self._path}: the key {key!r} is missing", hint=f"add a line {key} = …")
+            return default
+        value = values[key]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ConfigError(f"{self.at(key)}: {key!r} must be {_NAMES[kind]}, not {value!r}")
+        return value
+
+    def positive(self, values: dict[str, Any], key: str, most: int | None = None) -> int | None:
+        value: int | None = self.take(values, key, int, None)
+        if value is not None and value < 1:
+            raise ConfigError(f"{self.at(key)}: {key!r} must be at least 1, not {value}")
+        if value is not None and most is not None and value > most:
+            raise ConfigError(f"{self.at(key)}: {key!r} must be at most {most}, not {value}")
+        return value
+
+    def seconds(self, values: dict[str, Any], key: str, default: float) -> float:
+        value = values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
+            raise ConfigError(f"{self.at(key)}: {key!r} must be a number of seconds, not {value!r}")
+        return float(value)
+
+    def at(self, key: str) -> str:
+        """``file:line`` of a key, or of the table of that name."""
+        line = re.compile(rf"\s*(\[\s*)?[\"']?{re.escape(key)}[\"']?\s*[=.\]]")
+        number = next((n for n, text in enumerate(self._lines, 1) if line.match(text)), None)
+        return f"{self._path}:{number}" if number else str(self._path)
