@@ -90,7 +90,7 @@ class MappedSQLiteStore(SQLiteFile):
         name = self._mapping.version
         if name is None:
             return UNKNOWN_SQL
-        if classes[name] != INTEGER:
+        if classes[name] not in (INTEGER, ""):
             raise StoreError(
                 f"{self._mapping.at('version')}: {name!r} of {where} is not declared as an integer",
                 hint="a version is one; leave `version` out and put the column into `metadata`",
@@ -107,7 +107,7 @@ class MappedSQLiteStore(SQLiteFile):
             return (
                 text if "time" in self._mapping.nullable else f"CASE WHEN {column} NOT NULL THEN {text} END"
             )
-        if kind in UNITS and classes[name] == INTEGER:
+        if kind in UNITS and classes[name] in (INTEGER, ""):
             return self._number("time", name, UNITS[kind])
         raise StoreError(
             f"{self._mapping.at('time')}: {name!r} of {where} is for {classes[name] or 'any'} values"
