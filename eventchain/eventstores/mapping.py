@@ -171,7 +171,7 @@ def parse_mapping(text: str, path: Path) -> Mapping:
     listed = several("metadata") if isinstance(values.get("metadata"), list) else None
     metadata = one("metadata", None) if listed is None else None
     if REST in (listed or ())[:-1] or metadata == REST:
-        raise ConfigError(f'{reader.at("metadata")}: "*" stands last', hint="it is all the other columns")
+        raise ConfigError(f"{reader.at('metadata')}: '*' stands last in a list", hint='metadata = ["*"]')
     time, time_format = one("time", None), one("time_format", None)
     if time_format is not None and (time is None or time_format not in TIME_FORMATS):
         raise ConfigError(
