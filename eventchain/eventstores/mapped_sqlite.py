@@ -75,14 +75,13 @@ class MappedSQLiteStore(SQLiteFile):
 
     def _text(self, key: str, names: tuple[str, ...], classes: dict[str, str]) -> str:
         *first, last = names
-        text = text_of(quoted(last), classes[last])
-        if first:
-            before = "".join(
-                f"ifnull({text_of(quoted(name), classes[name])}, '') || '/' || " for name in first
-            )
+        before = "".join(f"ifnull({text_of(quoted(name), classes[name])}, '') || '/' || " for name in first)
+        text = before + text_of(quoted(last), classes[last])
+        nullable = key in self._mapping.nullable
+        if first or nullable:  # what is done to them here would make text of values that are none
             other = f"CAST({before}{said(quoted(last))} AS BLOB)"
-            text = expected(quoted(last), classes[last] or TEXT, before + text, other)
-        if key in self._mapping.nullable:  # what a null reads as, nothing else does
+            text = expected(quoted(last), classes[last] or TEXT, text, other)
+        if nullable:  # what a null reads as, nothing else does
             text = f"CASE WHEN ({text}) IS NULL THEN '' WHEN ({text}) = '' THEN x'' ELSE {text} END"
         return text
 
