@@ -380,11 +380,11 @@ PRESETS = {
         "marten", MARTEN_TABLES,
         f"{MARTEN_COLUMNS} VALUES (nextval('mt_events_sequence'), {MARTEN_VALUES}",
     ),
-    "axon4-jdbc": Preset(
+    "axon4-bytea": Preset(
         "axon4", (AXON4_TABLE.format("bigserial", "bytea", "bytea"),),
         "INSERT INTO domain_event_entry VALUES (DEFAULT, " + AXON4_VALUES.format("'meta{1}', 'payload{1}'"),
     ),
-    "axon4-jpa": Preset(
+    "axon4": Preset(
         "axon4",
         (AXON4_TABLE.format("bigint", "oid", "oid"), "CREATE SEQUENCE domain_event_entry_seq"),
         "INSERT INTO domain_event_entry VALUES ({0}, " + AXON4_VALUES.format(AXON4_OBJECTS),
@@ -402,12 +402,12 @@ READ = {
         "stream": UID, "type": "placed", "time": 1704164645678901, "data": b'{"a": 1, "b": 1}',
         "metadata": b'{"is_archived":"false","tenant_id":"*DEFAULT*"}',
     },
-    "axon4-jdbc": {
+    "axon4-bytea": {
         "stream": "order", "id": "id-1", "type": "com.example.Placed", "time": 1704164645678000,
         "data": b"payload1", "metadata": b'{"meta_data":"6d65746131",'
         b'"time_stamp":"2024-01-02T03:04:05.678Z","type":"Order"}',
     },
-    "axon4-jpa": {
+    "axon4": {
         "stream": "order", "id": "id-1", "type": "com.example.Placed", "time": 1704164645678000,
         "data": b"payload1", "metadata": b'{"meta_data":"#:6d65746131","payload":"#",'
         b'"time_stamp":"2024-01-02T03:04:05.678Z","type":"Order"}',
@@ -490,8 +490,8 @@ def test_nothing_is_missed_with_many_writers(preset, url):
 
 EDITED = {
     "marten": ("mt_events", "headers", "'{}'", "seq_id"),
-    "axon4-jdbc": ("domain_event_entry", "payload_revision", "'1'", "global_index"),
-    "axon4-jpa": ("domain_event_entry", "payload", "lo_from_bytea(0, 'other')", "global_index"),
+    "axon4-bytea": ("domain_event_entry", "payload_revision", "'1'", "global_index"),
+    "axon4": ("domain_event_entry", "payload", "lo_from_bytea(0, 'other')", "global_index"),
     "axon5": ("aggregate_event_entry", "version", "'1'", "global_index"),
 }
 EDITS = [
