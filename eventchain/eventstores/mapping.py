@@ -131,7 +131,9 @@ def load_mapping(value: str) -> Mapping:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or error
-            raise ConfigError(f"cannot read the mapping {path}: {why}", hint="a TOML file in UTF-8") from error
+            raise ConfigError(
+                f"cannot read the mapping {path}: {why}", hint="a TOML file in UTF-8"
+            ) from error
         return parse_mapping(text, path)
     known = sorted(entry.name.removesuffix(".toml") for entry in _PRESETS.iterdir())
     if value not in known:

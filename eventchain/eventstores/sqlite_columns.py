@@ -36,13 +36,14 @@ def class_of(declared: str) -> str:
     return TEXT if kind else ""
 
 
-def said(column: str) -> str:
+def said(column: str, before: str = "", after: str = "", null: str = "NULL") -> str:
     """A value as text that tells it from every other: its class, and integers in decimal, reals as SQL
-    literals, text and blobs in hex."""
-    return (
-        f"(typeof({column}) || ':' || CASE typeof({column}) WHEN 'integer' THEN {column} "
-        f"WHEN 'real' THEN quote({column}) ELSE hex({column}) END)"
+    literals, text and blobs in hex; with what stands before and after it, parts of an SQL literal."""
+    values = {INTEGER: column, REAL: f"quote({column})", TEXT: f"hex({column})", BLOB: f"hex({column})"}
+    cases = (
+        f"WHEN '{kind}' THEN '{before}{kind}:' || {value} || '{after}'" for kind, value in values.items()
     )
+    return f"CASE typeof({column}) {' '.join(cases)} ELSE {null} END"
 
 
 def text_of(column: str, kind: str) -> str:
@@ -77,44 +78,34 @@ def integer_of(column: str, factor: int = 1) -> str:
 def micros_of_text(column: str) -> str:
     """Microseconds since 1970 of an ISO 8601 text, null for any other value; without a zone it is UTC. What
     is below a microsecond is dropped."""
-    rest = f"substr({column}, 20)"
-    has_zone = f"{rest} GLOB '*[+-]{_DIGITS}:{_DIGITS}'"
+    digits = f"substr({column}, 21, 1) BETWEEN '0' AND '9'"
+    zone = (
+        f"CASE WHEN substr({column}, 20, 1) <> '.' THEN substr({column}, 20) "
+        f"WHEN {digits} THEN ltrim(substr({column}, 21), '0123456789') ELSE '?' END"
+    )
     fraction = (
-        f"CASE WHEN {has_zone} THEN substr({rest}, 1, length({rest}) - 6) "
-        f"WHEN {rest} GLOB '*Z' THEN substr({rest}, 1, length({rest}) - 1) ELSE {rest} END"
+        f"CASE substr({column}, 20, 1) WHEN '.' "
+        f"THEN CAST(round(CAST(substr({column}, 20, 7) AS REAL) * 1000000) AS INTEGER) ELSE 0 END"
     )
-    ahead = (
-        f"CASE WHEN {has_zone} THEN CAST(substr({rest}, -6, 1) || '1' AS INTEGER) "
-        f"* (60 * substr({rest}, -5, 2) + substr({rest}, -2, 2)) ELSE 0 END"
-    )
-    micros = f"CAST(substr(substr({fraction}, 2) || '000000', 1, 6) AS INTEGER)"
-    plain = (
-        f"({fraction}) = '' OR (({fraction}) GLOB '.[0-9]*' AND substr({fraction}, 2) NOT GLOB '*[^0-9]*')"
-    )
-    seconds = f"CAST(strftime('%s', substr({column}, 1, 19)) AS INTEGER)"
+    seconds = f"CAST(strftime('%s', substr({column}, 1, 19) || {zone}) AS INTEGER)"  # null for no such zone
     return (
-        f"CASE WHEN typeof({column}) = 'text' AND {column} GLOB '{_MOMENT}*' AND ({plain}) "
-        f"THEN ({seconds} - 60 * ({ahead})) * 1000000 + {micros} END"
+        f"CASE WHEN typeof({column}) = 'text' AND {column} GLOB '{_MOMENT}*' "
+        f"THEN {seconds} * 1000000 + {fraction} END"
     )
 
 
 def json_of(names: Iterable[str]) -> str:
     """SQL for a JSON object over these columns, as a blob: each value as :func:`said` has it."""
-    pairs = [f"{_key(name)} || '\"' || {said(quoted(name))} || '\"'" for name in names]
+    pairs = [said(quoted(name), f'{_key(name)}:"', '"', f"'{_key(name)}:\"null:\"'") for name in names]
     return "CAST('{' || " + " || ',' || ".join(pairs) + " || '}' AS BLOB)" if pairs else "NULL"
 
 
 def json_of_present(names: Iterable[str]) -> str:
     """The same without the columns that are null, so that one which is added to the table later, without a
     default, changes no row."""
-    pairs = ["''"]
-    for name in names:
-        column = quoted(name)
-        pair = f"',' || {_key(name)} || '\"' || {said(column)} || '\"'"
-        pairs.append(f"CASE WHEN {column} IS NULL THEN '' ELSE {pair} END")
-    return "CAST('{' || substr(" + " || ".join(pairs) + ", 2) || '}' AS BLOB)"
+    pairs = [said(quoted(name), f',{_key(name)}:"', '"', "''") for name in names]
+    return "CAST('{' || substr(" + " || ".join(["''", *pairs]) + ", 2) || '}' AS BLOB)"
 
 
 def _key(name: str) -> str:
-    key = json.dumps(name).replace("'", "''")
-    return f"'{key}:'"
+    return json.dumps(name).replace("'", "''")
