@@ -94,7 +94,7 @@ class EventsourcingSQLiteStore(SQLiteFile):
             )
         return str(names[0][0])
 
-    def _find(self, event_id: str) -> tuple[str, tuple[Any, ...]] | None:
+    def _find(self, event_id: str, table: EventTable) -> tuple[str, tuple[Any, ...]] | None:
         stream, _, version = event_id.rpartition("/")
         if not version.removeprefix("-").isdecimal() or not version.isascii() or abs(int(version)) >= 2**63:
             return None

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from eventchain.errors import ConfigError, StoreError
-from eventchain.eventstores.mapping import load_mapping
+from eventchain.eventstores.mapping import UNITS, load_mapping
 from eventchain.eventstores.postgresql_arrow import EventQuery
 from eventchain.eventstores.postgresql_columns import (
     INTEGERS,
@@ -29,7 +29,6 @@ SEQUENCES = """
 SELECT c.oid::int8 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind = 'S' AND n.nspname = %s AND c.relname = ANY(%s)
 """
-UNITS = {"seconds": 10**6, "milliseconds": 10**3, "microseconds": 1}
 TEXTS = ("text", "character varying")
 FORMS = {
     "uuid": re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"),

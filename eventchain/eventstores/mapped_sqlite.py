@@ -6,7 +6,7 @@ import sqlite3
 from typing import Any
 
 from eventchain.errors import StoreError
-from eventchain.eventstores.mapping import load_mapping
+from eventchain.eventstores.mapping import UNITS, load_mapping
 from eventchain.eventstores.open import parse_file_url
 from eventchain.eventstores.sqlite_arrow import EventTable
 from eventchain.eventstores.sqlite_columns import (
@@ -24,8 +24,6 @@ from eventchain.eventstores.sqlite_columns import (
     text_of,
 )
 from eventchain.eventstores.sqlite_file import SQLiteFile, columns
-
-UNITS = {"seconds": 10**6, "milliseconds": 10**3, "microseconds": 1}
 
 
 class MappedSQLiteStore(SQLiteFile):
@@ -122,13 +120,11 @@ class MappedSQLiteStore(SQLiteFile):
             return f"CASE WHEN {column} IS NULL THEN {UNKNOWN_SQL} ELSE {integer_of(column, factor)} END"
         return column if factor == 1 else integer_of(column, factor)
 
-    def _find(self, event_id: str) -> tuple[str, tuple[Any, ...]] | None:
+    def _find(self, event_id: str, table: EventTable) -> tuple[str, tuple[Any, ...]] | None:
         try:
             event_id.encode()
         except UnicodeEncodeError:
             return None
-        with self._connected() as connection:
-            table = self._table(connection)
         return f"{table.id} = ? COLLATE BINARY", (event_id,)
 
 

@@ -25,7 +25,9 @@ KEYS = (
     "table", "schema", "sequences", "position", "stream", "version", "id", "type", "time", "time_format",
     "data", "metadata", "nullable",
 )  # fmt: skip
-TIME_FORMATS = ("iso", "seconds", "milliseconds", "microseconds")
+UNITS = {"seconds": 10**6, "milliseconds": 10**3, "microseconds": 1}
+"""Integers that count these since 1970, in microseconds."""
+TIME_FORMATS = ("iso", *UNITS)
 NULLABLE = ("stream", "version", "type", "time")
 REST = "*"
 """In ``metadata``: all columns that are named nowhere else, in the order of their names' code points."""

@@ -79,7 +79,7 @@ class SQLiteFile:
         """Check the table, each time anew since its schema may be changed under us, and describe it."""
         raise StoreError(f"{type(self).__name__} names no table")
 
-    def _find(self, event_id: str) -> tuple[str, tuple[Any, ...]] | None:
+    def _find(self, event_id: str, table: EventTable) -> tuple[str, tuple[Any, ...]] | None:
         """The condition, with its parameters, that rows of this event meet. None: there can be none."""
         raise StoreError(f"{type(self).__name__} does not say how to find an event")
 
@@ -102,7 +102,7 @@ class SQLiteFile:
 
     def find(self, event_id: str) -> Any:
         with self._snapshot() as (connection, table):
-            condition, parameters = self._find(event_id) or ("0", ())
+            condition, parameters = self._find(event_id, table) or ("0", ())
             return read_events(connection, self._rows, table, None, MAX_FOUND, condition, parameters)
 
     def index_check(self) -> IndexCheck:
