@@ -18,6 +18,7 @@ from eventchain.errors import FormatError, StoreError
 from eventchain.formats.anchor import Anchor
 from eventchain.formats.leaf import leaf_hashes
 from eventchain.formats.manifest import Manifest
+from eventchain.formats.policy import other_source
 
 HINT = "check `store` and `chain` in the configuration; `eventchain verify` names what is wrong"
 
@@ -50,7 +51,7 @@ def misfit(store: ChainStore, events: EventStore, anchors: Sequence[Anchor]) -> 
     except (IndexError, FormatError):
         return "the chain's first or newest block is broken"
     if policy is not None and policy.source != events.source:
-        return f"the chain seals events of {policy.source}, this store is {events.source}"
+        return other_source(policy.source, events.source)
     if said.position is None:
         return None
     batch = events.read(said.position - 1 if said.position else None, 1)

@@ -153,6 +153,8 @@ def _pace(chain: Chain, view: ChainView, facts: dict[str, Any], rate: float) -> 
 def _waiting(fence: FenceState) -> str:
     """What holds sealing back, for people."""
     above = "events" if fence.head is None else f"events above position {fence.head}"
+    if not fence.holders:
+        return f"{above} wait for the grace since {duration(fence.seconds)}"
     writers = counted(len(fence.holders), "open transaction")
     more = ", …" if len(fence.holders) > MAX_HOLDERS else ""
     named = printable(", ".join(fence.holders[:MAX_HOLDERS]))

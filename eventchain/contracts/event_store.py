@@ -42,10 +42,12 @@ class IndexCheck(Protocol):
 
 
 class FenceState(NamedTuple):
-    """What keeps ``head`` back: writers that may still commit below events that are visible already.
+    """What keeps ``head`` back: writers that may still commit below events that are visible already, or a
+    grace for those that cannot be seen.
 
     head, newest: the newest position that is safe to seal, and the newest there is; seconds: for how long the
-    oldest of those transactions has been at it, as far as can be seen; holders: each of them, for people."""
+    oldest of those transactions has been at it, as far as can be seen; holders: each of them, for people;
+    none where it is the grace that is waited for."""
 
     head: int | None
     newest: int | None

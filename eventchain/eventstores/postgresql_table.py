@@ -47,8 +47,8 @@ SELECT found.nspname::text, found.relname::text, found.relkind::text,
         ON a.attrelid = found.oid AND a.attnum = i.indkey[0]
         WHERE i.indrelid = found.oid AND i.indisunique AND i.indisvalid AND i.indnkeyatts = 1
         AND i.indpred IS NULL),
-  ARRAY(SELECT h.oid::int8 FROM heirs AS h UNION
-        SELECT s.oid::int8 FROM sequences AS s JOIN pg_class AS c ON c.oid = s.oid WHERE c.relkind = 'S')
+  ARRAY(SELECT h.oid::int8 FROM heirs AS h),
+  ARRAY(SELECT s.oid::int8 FROM sequences AS s JOIN pg_class AS c ON c.oid = s.oid WHERE c.relkind = 'S')
 FROM found
 """
 INDEXES = """
@@ -70,14 +70,21 @@ SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; SET LOCAL enable_in
 @dataclass(frozen=True, slots=True)
 class TableInfo:
     """A table as the catalogs describe it. ``types`` by column, in order; ``required``: NOT NULL columns;
-    ``unique``: columns with a unique index of their own; ``written``: oids of what a writer locks."""
+    ``unique``: columns with a unique index of their own; ``heirs``: oids of the table and its partitions;
+    ``sequences``: oids of those that number its rows."""
 
     schema: str
     table: str
     types: dict[str, str]
     required: frozenset[str]
     unique: frozenset[str]
-    written: list[int]
+    heirs: list[int]
+    sequences: list[int]
+
+    @property
+    def written(self) -> list[int]:
+        """What a writer locks."""
+        return [*self.heirs, *self.sequences]
 
     @property
     def name(self) -> str:
@@ -98,12 +105,12 @@ class PostgreSQLTable:
     default_table = default_schema = ""
     """Where the table is when the URL does not say; an empty schema stands for the role's ``search_path``."""
 
-    def __init__(self, url: str, *options: str, create: bool = False) -> None:
+    def __init__(self, url: str, *options: str, create: bool = False, grace: float = 0.0) -> None:
         self._url = url
         self._server: ServerURL = parse_url(url, "schema", "table", *options)
         self._lock = RLock()
         self._connection: psycopg.Connection[Any] | None = None
-        self._fence = Fence()
+        self._fence = Fence(grace=grace)
         try:
             if create:
                 with self._connected() as connection:
@@ -147,6 +154,11 @@ class PostgreSQLTable:
     def _detect(self, connection: psycopg.Connection[Any]) -> str:
         """The table's name where the URL states none."""
         return self.default_table
+
+    def _sequences(self, connection: psycopg.Connection[Any], schema: str) -> list[int]:
+        """The oids of sequences in this schema that number the rows, beyond those that the table's own
+        columns draw from."""
+        return []
 
     # -- the contract
 
@@ -267,13 +279,14 @@ class PostgreSQLTable:
         found = connection.execute(DESCRIBE, (name,)).fetchone()
         if found is None:
             raise self._absent(f"{schema}.{table}" if schema else table)
-        schema, table, kind, columns, types, required, unique, written = found
+        schema, table, kind, columns, types, required, unique, heirs, sequences = found
         if kind not in ("r", "p"):
             raise StoreError(
                 f"{table} in {self.url} is no ordinary table", hint="events are read from tables, not views"
             )
         described = dict(zip(columns, types, strict=True))
-        info = TableInfo(schema, table, described, frozenset(required), frozenset(unique), written)
+        sequences += self._sequences(connection, schema)
+        info = TableInfo(schema, table, described, frozenset(required), frozenset(unique), heirs, sequences)
         return info, self._query(info)
 
     @contextmanager

@@ -72,7 +72,7 @@ class SQLiteEventStore(SQLiteFile):
             )
         return EventTable("main.events", *COLUMNS)
 
-    def _find(self, event_id: str) -> tuple[str, tuple[Any, ...]] | None:
+    def _find(self, event_id: str, table: EventTable) -> tuple[str, tuple[Any, ...]] | None:
         return ("id = ?", (event_id,)) if _encodable(event_id) else None
 
     # -- appending

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from eventchain.errors import StoreError
 from eventchain.eventstores.open import parse_file_url
 from eventchain.eventstores.sqlite_arrow import EventTable, read_events
+from eventchain.eventstores.sqlite_columns import quoted
 from eventchain.eventstores.sqlite_index import IndexCheck
 from eventchain.eventstores.sqlite_rows import RowReader, connect
 from eventchain.sqlite_readonly import (
@@ -78,7 +79,7 @@ class SQLiteFile:
         """Check the table, each time anew since its schema may be changed under us, and describe it."""
         raise StoreError(f"{type(self).__name__} names no table")
 
-    def _find(self, event_id: str) -> tuple[str, tuple[Any, ...]] | None:
+    def _find(self, event_id: str, table: EventTable) -> tuple[str, tuple[Any, ...]] | None:
         """The condition, with its parameters, that rows of this event meet. None: there can be none."""
         raise StoreError(f"{type(self).__name__} does not say how to find an event")
 
@@ -101,7 +102,7 @@ class SQLiteFile:
 
     def find(self, event_id: str) -> Any:
         with self._snapshot() as (connection, table):
-            condition, parameters = self._find(event_id) or ("0", ())
+            condition, parameters = self._find(event_id, table) or ("0", ())
             return read_events(connection, self._rows, table, None, MAX_FOUND, condition, parameters)
 
     def index_check(self) -> IndexCheck:
@@ -255,8 +256,9 @@ def _rows_of(table: EventTable) -> EventTable:
     return replace(table, table=f"{table.table} NOT INDEXED")
 
 
-def columns(connection: sqlite3.Connection, path: str, table: str) -> list[str]:
-    """The column names of an ordinary table with row ids. Raises StoreError when it is something else."""
+def columns(connection: sqlite3.Connection, path: str, table: str) -> dict[str, str]:
+    """The columns of an ordinary table with row ids, and the types that are declared for them. Raises
+    StoreError when it is something else."""
     found = connection.execute(f"PRAGMA main.table_list({quoted(table)})").fetchone()
     if found is None:
         raise StoreError(f"{path} has no table {table}", hint="is this the right file?")
@@ -264,12 +266,7 @@ def columns(connection: sqlite3.Connection, path: str, table: str) -> list[str]:
     if kind != "table" or without_rowid:
         what = f"a {kind}" if kind != "table" else "declared WITHOUT ROWID, so it keeps no order"
         raise StoreError(f"{table} in {path} is {what}", hint="events are read from an ordinary table")
-    return [row[1] for row in connection.execute(f"PRAGMA main.table_xinfo({quoted(table)})")]
-
-
-def quoted(name: str) -> str:
-    """A name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
+    return {row[1]: row[2] for row in connection.execute(f"PRAGMA main.table_xinfo({quoted(table)})")}
 
 
 def _hint(message: str) -> str:

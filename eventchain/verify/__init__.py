@@ -15,6 +15,7 @@ from eventchain.contracts.event_store import EventStore, IndexCheck
 from eventchain.errors import FormatError
 from eventchain.formats.anchor import Anchor
 from eventchain.formats.manifest import Manifest, base_origin
+from eventchain.formats.policy import other_source
 from eventchain.verify.blocks import walk_branch
 from eventchain.verify.events import check_branch, check_store
 from eventchain.verify.findings import Finding, Report
@@ -65,7 +66,7 @@ def _verify(
         if policy is not None and policy.source != events.source:
             report.add(
                 "policy",
-                f"the chain seals events of {policy.source}, this store is {events.source}",
+                other_source(policy.source, events.source),
                 origin=trunk.origin,
                 height=0,
             )

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,28 @@ def test_the_table_of_difficulties_is_computed() -> None:
     for bits, *cells in rows:
         hashes = 2 ** int(bits)
         assert cells == [quantity(hashes), *(duration(hashes / rate) for rate in (40e6, 10e9, 100e12))]
+
+
+def test_the_table_of_the_event_stores_is_sealed_as_it_stands(tmp_path: Path) -> None:
+    script = _script("sh", "order_log", DOCS["event-stores"]).replace("python3", f"'{sys.executable}'")
+    done = _run(["bash", "-euxc", script], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "verdict: clean" in done.stdout
+    assert "3 events" in done.stdout
+    done = _run([sys.executable, "-m", "eventchain", "receipt", "north/7/2"], tmp_path)
+    assert (done.returncode, "sealed in block 1" in done.stdout) == (0, True), done.stderr
+
+
+def test_the_mappings_of_the_event_stores_are_the_real_ones() -> None:
+    shown = _blocks("toml", DOCS["event-stores"])
+    folder = ROOT / "eventchain" / "eventstores" / "mappings"
+    assert sorted(shown) == sorted(file.read_text(encoding="utf-8") for file in folder.glob("*.toml"))
+
+
+def test_the_table_of_event_stores_is_complete() -> None:
+    installed = {entry.name for entry in entry_points(group="eventchain.eventstores")}
+    for text in (README, DOCS["event-stores"]):
+        assert set(re.findall(r"^\| `([\w+-]+)://", text, re.MULTILINE)) == installed - {"kurrentdb+discover"}
 
 
 def test_the_copies_of_the_operations_are_whole(tmp_path: Path) -> None:

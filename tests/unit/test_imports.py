@@ -37,15 +37,15 @@ BACKENDS = {
 }
 
 # floor -> the floors of the project that it may use besides itself
-GROUND = {"errors", "reader", "ahead", "sqlite_readonly", "postgresql", "urls"}
+GROUND = {"errors", "ahead", "sqlite_readonly", "postgresql", "toml_reader", "urls"}
 FORMATS = GROUND | {"formats"}
 CONTRACTS = FORMATS | {"contracts"}
 FLOORS = {
     "errors": set(),
     "ahead": set(),
     "sqlite_readonly": {"errors"},
+    "toml_reader": {"errors"},
     "urls": set(),
-    "reader": {"errors"},
     "postgresql": {"errors", "urls"},
     "formats": GROUND,
     "contracts": FORMATS,
