@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -49,6 +51,11 @@ ORDER BY e.number RETURNING position
 DURABLE = (
     "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 )
+CHANNEL = "eventchain_events"
+# A transaction of its own that needs no fsync: of those that notify, one commits at a time.
+NOTIFY = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, '')"
+NOTIFY_SECONDS = 0.02
+"""Between two notices, at least: who has just seen an event looks again by himself."""
 ATTEMPTS = 20
 """How often to append to "any" version while others append to the same stream."""
 
@@ -66,6 +73,8 @@ class PostgreSQLEventStore(PostgreSQLTable):
     source = "eventchain-postgresql/1"
     creatable = True
     default_table = "events"
+    default_channel = CHANNEL
+    _notified = -math.inf  # when, by time.monotonic
     _made = ""  # the table, where this object made it
 
     def __init__(self, url: str, *, create: bool = False) -> None:
@@ -212,8 +221,17 @@ class PostgreSQLEventStore(PostgreSQLTable):
                     yield connection, self._look_up(connection)[0]
             except (errors.UniqueViolation, errors.DeadlockDetected) as error:
                 refused = error
+            else:
+                self._notify(connection)
         if refused is not None:
             raise refused
+
+    def _notify(self, connection: psycopg.Connection[Any]) -> None:
+        """Wake who waits. A notice that is lost costs him a moment; the events are committed."""
+        if self._channel and time.monotonic() >= self._notified + NOTIFY_SECONDS:
+            self._notified = time.monotonic()
+            with suppress(psycopg.Error):
+                connection.execute(NOTIFY, (self._channel,))
 
 
 def _taken(connection: psycopg.Connection[Any], info: TableInfo, rows: Sequence[tuple[Any, ...]]) -> str:

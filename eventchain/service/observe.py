@@ -10,7 +10,7 @@ from eventchain.errors import EventChainError
 from eventchain.eventstores import open_event_store
 from eventchain.service.state import State
 
-EVERY = 0.25
+EVERY = 1.0
 """Seconds between two looks."""
 
 
