@@ -17,7 +17,7 @@ from eventchain.errors import ConflictError, FormatError, StoreError
 from eventchain.eventstores.postgresql_arrow import TEXTS, EventQuery, parts
 from eventchain.eventstores.postgresql_table import PostgreSQLTable, TableInfo
 from eventchain.formats.event import EVENT_SCHEMA, IRREGULAR, UNKNOWN
-from eventchain.postgresql import fits, quoted
+from eventchain.postgresql import fits, home_schema, quoted
 
 CREATE = """
 CREATE TABLE IF NOT EXISTS {table} (
@@ -84,7 +84,7 @@ class PostgreSQLEventStore(PostgreSQLTable):
         """Make the table where there is none, in the first schema of the role's path."""
         with suppress(errors.DuplicateTable, errors.UniqueViolation), connection.transaction():
             connection.execute("SET TRANSACTION READ WRITE")
-            schema = self._server.options.get("schema") or self._home(connection)
+            schema = self._server.options.get("schema") or home_schema(connection, self._server)
             name = f"{quoted(schema)}.{quoted(self._server.options.get('table', self.default_table))}"
             found = connection.execute("SELECT to_regclass(%s)", (name,)).fetchone()
             if found is not None and found[0] is None:
@@ -101,15 +101,6 @@ class PostgreSQLEventStore(PostgreSQLTable):
             if connection.execute(f"SELECT 1 FROM {self._made} LIMIT 1").fetchone() is None:
                 connection.execute(f"DROP TABLE {self._made}")
         self.close()
-
-    def _home(self, connection: psycopg.Connection[Any]) -> str:
-        """Where an unqualified name would be made, if PostgreSQL's own schema were not put first."""
-        found = connection.execute(
-            "SELECT s FROM unnest(current_schemas(false)) AS s WHERE s <> 'pg_catalog' LIMIT 1"
-        ).fetchone()
-        if found is None:
-            raise StoreError(f"{self.url}: no schema to make the table in", hint="name one: ?schema=public")
-        return str(found[0])
 
     def _query(self, info: TableInfo) -> EventQuery:
         where = f"the table {info.table} in {self.url}"

@@ -18,7 +18,7 @@ from eventchain.config import Config
 from eventchain.errors import LockedError, PolicyError, StoreError
 from eventchain.formats.header import work_of
 from eventchain.mining.backends import Choice
-from eventchain.service.announce import Announcer, Herald
+from eventchain.service.announce import DRAIN_SECONDS, Announcer, Herald
 from eventchain.service.log import say
 from eventchain.service.observe import observed
 from eventchain.service.state import SEALING, STANDBY, WAITING, State
@@ -83,7 +83,10 @@ class Service:
         finally:
             say("stopping")
             for herald in self._heralds:
-                herald.close()
+                herald.stop()
+            until = time.monotonic() + DRAIN_SECONDS
+            for herald in self._heralds:
+                herald.join(until - time.monotonic())
 
     def _serve(self, chain: Chain) -> None:
         with chain.sealing(self._choice, self._benched) as sealer:

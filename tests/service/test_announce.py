@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from eventchain.config import Announce
-from eventchain.errors import ConfigError
+from eventchain.errors import ConfigError, StoreError
 from eventchain.service import announce as heralds
 from eventchain.service.announce import Herald
 from eventchain.service.announcers import configured
@@ -78,7 +78,8 @@ def test_the_newest_is_told_after_a_failure(monkeypatch):
     herald.tell(mark(3))
     receiver.down.clear()
     wait_for(lambda: receiver.heard[-1] == 3)
-    herald.close()
+    herald.stop()
+    herald.join(60)
     assert receiver.heard in ([1, 3], [1, 2, 3])
     assert failures[0] == ("receiver", "ConnectionError: down")
     assert receiver.closed
@@ -91,7 +92,8 @@ def test_a_slow_receiver_gets_one_announcement_for_many():
     for height in range(1, 1000):
         herald.tell(mark(height))
     receiver.held.set()
-    herald.close()  # waits until the newest is told
+    herald.stop()  # when the newest is told
+    herald.join(60)
     assert receiver.heard[-1] == 999
     assert len(receiver.heard) < 10
 
@@ -102,9 +104,8 @@ def test_a_receiver_that_is_down_does_not_hold_up_a_stop(monkeypatch):
     receiver.down.set()
     herald = Herald(receiver, lambda name, reason: None)
     herald.tell(mark(1))
-    began = time.monotonic()
-    herald.close()
-    assert time.monotonic() - began < heralds.DRAIN_SECONDS
+    herald.stop()
+    herald.join(60)  # long before it would try again
     assert receiver.closed
 
 
@@ -203,7 +204,7 @@ def test_nats_going_away_and_coming_back(nats_server):
     announcer = NatsSubject(nats_server.url, "orders.sealed")
     announcer.announce(mark(1))
     nats_server.kill()
-    with pytest.raises(Exception, match=r".*"):
+    with pytest.raises(StoreError):
         announcer.announce(mark(2))
     nats_server.start(nats_server.port)
     wait_for(lambda: _announced(announcer))
@@ -213,7 +214,7 @@ def test_nats_going_away_and_coming_back(nats_server):
 def _announced(announcer: NatsSubject) -> bool:
     try:
         announcer.announce(mark(3))
-    except Exception:
+    except StoreError:
         return False
     return True
 
@@ -235,7 +236,7 @@ def test_postgresql_notifies_and_keeps_a_watermark(postgresql):
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
             "AND datname = current_database()"
         )
-    with pytest.raises(psycopg.OperationalError):
+    with pytest.raises(StoreError):
         announcer.announce(mark(3))
     announcer.announce(mark(3))  # connects anew
     announcer.close()

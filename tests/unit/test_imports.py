@@ -37,7 +37,7 @@ BACKENDS = {
 }
 
 # floor -> the floors of the project that it may use besides itself
-GROUND = {"errors", "ahead", "sqlite_readonly", "postgresql", "urls"}
+GROUND = {"errors", "ahead", "sqlite_readonly", "postgresql", "nats", "urls"}
 FORMATS = GROUND | {"formats"}
 CONTRACTS = FORMATS | {"contracts"}
 FLOORS = {
@@ -46,6 +46,7 @@ FLOORS = {
     "sqlite_readonly": {"errors"},
     "urls": set(),
     "postgresql": {"errors", "urls"},
+    "nats": {"errors"},
     "formats": GROUND,
     "contracts": FORMATS,
     "mining": CONTRACTS,
