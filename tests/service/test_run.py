@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -20,6 +16,7 @@ import pytest
 from chains import Chain as Files
 from chains import Work, new_chain
 from oracle import check_chain
+from running import Process
 
 from eventchain.eventstores import open_event_store
 
@@ -34,72 +31,21 @@ def append(files: Files, first: int, count: int) -> None:
         Work(None, events, None).append(first, count)
 
 
-class Process:
-    """``eventchain run`` on a chain's files; its log is read by a thread."""
-
-    def __init__(self, files: Files, *arguments: str, config: str = "", **environment: str) -> None:
-        file = files.folder / "eventchain.toml"
-        text = 'store = "sqlite:///events.db"\nchain = "sqlite:///chain.db"\n' + config
-        if not file.exists() or file.read_text() != text:
-            file.write_text(text)
-        command = [
-            sys.executable,
-            "-m",
-            "eventchain",
-            "run",
-            "-C",
-            file,
-            "--backend",
-            "reference",
-            *arguments,
-        ]
-        self._process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
-        )
-        self.log: list[dict[str, Any]] = []
-        self.text: list[str] = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as lines:
-            for line in lines:
-                self.text.append(line)
-                if line.startswith("{"):
-                    self.log.append(json.loads(line))
-
-    def until(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 60) -> dict[str, Any]:
-        """The first line of the log that meets it."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            for line in list(self.log):
-                if condition(line):
-                    return line
-            assert self._process.poll() is None, "".join(self.text)
-            time.sleep(0.01)
-        raise AssertionError("".join(self.text))
-
-    def says(self, message: str) -> dict[str, Any]:
-        return self.until(lambda line: line["message"] == message)
-
-    def has_sealed(self, position: int) -> dict[str, Any]:
-        return self.until(lambda line: line["message"] == "sealed" and (line["position"] or 0) >= position)
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self._process.send_signal(number)
-        code = self._process.wait(60)
-        self._reader.join()
-        return code
+def configured(files: Files, more: str = "") -> Path:
+    file = files.folder / "eventchain.toml"
+    text = 'store = "sqlite:///events.db"\nchain = "sqlite:///chain.db"\n' + more
+    if not file.exists() or file.read_text() != text:
+        file.write_text(text)
+    return file
 
 
 @contextmanager
-def running(files: Files, *arguments: str, **options: Any) -> Iterator[Process]:
-    process = Process(files, *arguments, **options)
+def running(files: Files, *arguments: str, config: str = "", **environment: str) -> Iterator[Process]:
+    process = Process(configured(files, config), *arguments, **environment)
     try:
         yield process
     finally:
-        if process._process.poll() is None:
+        if process.alive:
             process.stop(signal.SIGKILL)
 
 
@@ -257,7 +203,6 @@ def test_configured_announcements(files, postgresql):
     ],
 )
 def test_what_cannot_work_is_said_at_once(files, arguments, said):
-    service = Process(files, *arguments)
-    assert service._process.wait(60) == 2
-    service._reader.join()
+    service = Process(configured(files), *arguments)
+    assert service.ended() == 2
     assert said in "".join(service.text)
