@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
 class Process:
@@ -62,6 +63,18 @@ class Process:
         self._reader.join()
         return code
 
+    def send(self, number: int) -> None:
+        os.kill(self._process.pid, number)
+
     def stop(self, number: int = signal.SIGTERM) -> int:
-        self._process.send_signal(number)
+        self.send(number)
         return self.ended()
+
+    @contextmanager
+    def ending(self) -> Iterator[Self]:
+        """Killed on leaving, unless it has ended."""
+        try:
+            yield self
+        finally:
+            if self.alive:
+                self.stop(signal.SIGKILL)

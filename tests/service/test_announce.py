@@ -9,6 +9,7 @@ import hmac
 import json
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,7 +19,7 @@ import psycopg
 import pytest
 
 from eventchain.config import Announce
-from eventchain.errors import ConfigError, StoreError
+from eventchain.errors import ConfigError, EventChainError, StoreError
 from eventchain.service import announce as heralds
 from eventchain.service.announce import Herald
 from eventchain.service.announcers import configured
@@ -219,6 +220,45 @@ def _announced(announcer: NatsSubject) -> bool:
     return True
 
 
+@pytest.mark.parametrize(
+    "url", ["nats://me:s3cret@127.0.0.1:1", "nats://me:s3cr%65t@127.0.0.1:1", "nats://s3cret@127.0.0.1:1"]
+)
+def test_a_nats_password_is_shown_to_nobody(url):
+    announcer = NatsSubject(url, "orders.sealed")
+    with pytest.raises(StoreError) as caught:
+        announcer.announce(mark(1))
+    announcer.close()
+    assert "nats://127.0.0.1:1: " in str(caught.value)
+    assert_hidden(caught)
+
+
+@pytest.mark.parametrize("kind", [NatsSubject, PostgresqlNotify, Webhook])
+@pytest.mark.parametrize("rest", ["me:s3cret@host:port/x", "me:s3c@s3cret/@host", "[s3cret", "ho st/s3cret"])
+def test_what_is_no_url_is_shown_to_nobody(kind, rest, monkeypatch):
+    monkeypatch.setenv("EVENTCHAIN_WEBHOOK_SECRET", "key")
+    scheme = {NatsSubject: "nats", PostgresqlNotify: "postgresql", Webhook: "https"}[kind]
+    more = ["subject"] if kind is NatsSubject else []
+    with pytest.raises(EventChainError) as caught:
+        kind(f"{scheme}://{rest}", *more).announce(mark(1))
+    assert_hidden(caught)
+
+
+def test_a_postgresql_password_is_shown_to_nobody(postgres):
+    postgres.execute("DO $$ BEGIN CREATE ROLE careful LOGIN; EXCEPTION WHEN duplicate_object THEN END $$")
+    announcer = PostgresqlNotify(postgres.url(user="careful:s3cret"))
+    with pytest.raises(StoreError) as caught:
+        announcer.announce(mark(1))
+    assert "careful:***@" in str(caught.value)
+    assert_hidden(caught)
+
+
+def assert_hidden(caught: pytest.ExceptionInfo[Exception]) -> None:
+    """Neither in the message nor in what a traceback would show."""
+    shown = "".join(traceback.format_exception(caught.value))
+    lines = [line for line in shown.splitlines() if not line.startswith("    ")]  # source text
+    assert "s3cret" not in "".join(lines)
+
+
 def test_postgresql_notifies_and_keeps_a_watermark(postgresql):
     announcer = PostgresqlNotify(postgresql)
     with psycopg.connect(postgresql, autocommit=True) as listener:
@@ -239,6 +279,15 @@ def test_postgresql_notifies_and_keeps_a_watermark(postgresql):
     with pytest.raises(StoreError):
         announcer.announce(mark(3))
     announcer.announce(mark(3))  # connects anew
+    announcer.close()
+
+
+def test_a_dead_network_is_noticed(postgresql):
+    announcer = PostgresqlNotify(postgresql)
+    announcer.announce(mark(1))
+    assert announcer._connection is not None
+    ours = announcer._connection.info.get_parameters()
+    assert (ours["keepalives_idle"], ours["tcp_user_timeout"]) == ("10", "30000")
     announcer.close()
 
 

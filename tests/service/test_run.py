@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -39,14 +40,19 @@ def configured(files: Files, more: str = "") -> Path:
     return file
 
 
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as one:
+            one.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def running(files: Files, *arguments: str, config: str = "", **environment: str) -> Iterator[Process]:
-    process = Process(configured(files, config), *arguments, **environment)
-    try:
+    with Process(configured(files, config), *arguments, **environment).ending() as process:
         yield process
-    finally:
-        if process.alive:
-            process.stop(signal.SIGKILL)
 
 
 def test_events_are_sealed_as_they_arrive(files):
@@ -59,6 +65,7 @@ def test_events_are_sealed_as_they_arrive(files):
         service.has_sealed(210)
         assert service.stop() == 0
         assert "stopping" in [line["message"] for line in service.log]
+        assert len(service.log) == len(service.text)  # nothing but JSON
     files.check()
 
 
@@ -147,6 +154,16 @@ def test_metrics(files):
         service.stop()
 
 
+@pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")
+def test_the_pages_on_ipv6(files):
+    with running(files, "--listen", "[::1]:0") as service:
+        port = service.says("listening")["port"]
+        service.says("sealing")
+        with urlopen(f"http://[::1]:{port}/healthz") as answer:
+            assert json.load(answer)["healthy"]
+        service.stop()
+
+
 def test_killed_at_any_moment(files):
     """Events arrive all the time; ten processes are killed, the last one finishes."""
     done = threading.Event()
@@ -199,6 +216,7 @@ def test_configured_announcements(files, postgresql):
     ("arguments", "said"),
     [
         (["--listen", "nowhere"], "is not an address"),
+        (["--listen", "::1"], "is not an address"),
         (["--backend", "none"], "there is no backend"),
     ],
 )
