@@ -37,7 +37,7 @@ def parse_url(url: str, *known: str) -> ServerURL:
         sound = bool(parts.scheme and parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         sound = False
-    if not sound or parts.netloc.count("@") > 1:
+    if not sound or url.count("@") > 1 or (url.count("@") and "@" not in parts.netloc):
         raise ConfigError("the URL of the NATS server is none", hint=FORM)
     secret = parts.password or parts.username or ""  # a user alone is a token
     host = parts.netloc.rpartition("@")[2]
@@ -86,6 +86,15 @@ class _Client(Client):  # type: ignore[misc]  # nats-py has no types
         found = Headers(await super()._process_headers(headers) or {})
         found.raw = bytes(headers)
         return found
+
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Headers | None
+    ) -> Any:
+        """nats-py loses the connection over a subject that is not UTF-8, which any publisher can send; here
+        it has surrogates in it (PEP 383)."""
+        message = super()._build_message(sid, b"", reply, data, headers)
+        message.subject = subject.decode(errors="surrogateescape")
+        return message
 
 
 def headers_of(raw: bytes) -> dict[str, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import threading
 from collections.abc import Coroutine
@@ -17,7 +18,7 @@ import pyarrow as pa
 from eventchain.errors import ConfigError, StoreError
 from eventchain.eventstores.batches import joined
 from eventchain.eventstores.index_check import PlainCheck
-from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN
+from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN, irregular_id
 from eventchain.nats import connect, explained, headers_of, parse_url
 
 # isort: split
@@ -52,6 +53,8 @@ class JetStreamEventStore:
     (nanoseconds since 1970 as a string). ``raw`` is there only where the headers are more than that says, a
     name more than once or a value that is not UTF-8: the whole block as it was sent, in hex, beside the
     headers that nats-py makes of it.
+
+    A subject that is not UTF-8 is read with U+FFFD in it, and the id says so (``irregular_id``).
 
     The server numbers messages when it takes them, so the last sequence is safe to seal. Usable from several
     threads, which take turns. Failures are StoreError.
@@ -212,7 +215,7 @@ class JetStreamEventStore:
 
 
 def _row(stream: str, message: Any) -> tuple[Any, ...]:
-    said = headers_of(message.headers.raw) if message.headers else {}
+    said = headers_of(message.headers.raw) if message.headers is not None else {}
     headers, more = (message.headers, True) if said is None else (said, False)
     sequence = message.metadata.sequence.stream
     # $JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<nanoseconds>.<pending>; newer
@@ -222,11 +225,16 @@ def _row(stream: str, message: Any) -> tuple[Any, ...]:
     metadata: dict[str, Any] = {"headers": dict(sorted(headers.items())), "timestamp": str(nanoseconds)}
     if more:
         metadata["raw"] = message.headers.raw.hex()
+    event_id = headers.get(ID_HEADER) or f"{stream}/{sequence}"
+    subject = message.subject.encode(errors="surrogateescape")
+    text = subject.decode(errors="replace")
+    if text != message.subject:
+        event_id = irregular_id(hashlib.sha256(subject).hexdigest(), ["stream"], event_id)
     return (
         sequence,
-        message.subject,
+        text,
         UNKNOWN,
-        headers.get(ID_HEADER) or f"{stream}/{sequence}",
+        event_id,
         headers.get(TYPE_HEADER, ""),
         nanoseconds // 1000,
         message.data,

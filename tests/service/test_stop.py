@@ -122,6 +122,7 @@ class Network:
 
     def __init__(self, folder: Path, server: Path) -> None:
         self._server = server
+        self._open: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(folder / ".s.PGSQL.5432"))
         self._listener.listen()
@@ -134,6 +135,7 @@ class Network:
                 client, _ = self._listener.accept()
                 server = socket.socket(socket.AF_UNIX)
                 server.connect(str(self._server))
+                self._open += [client, server]
                 for pair in ((client, server), (server, client)):
                     threading.Thread(target=self._forward, args=pair, daemon=True).start()
 
@@ -146,7 +148,10 @@ class Network:
                 target.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        self._listener.close()
+        for one in (self._listener, *self._open):
+            with suppress(OSError):  # not connected any more
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
 
 
 def test_while_the_network_is_dead(tmp_path: Path, postgres: Server) -> None:

@@ -6,8 +6,8 @@ import asyncio
 import json
 from typing import Any
 
-from eventchain.errors import StoreError
-from eventchain.nats import connect, explained, parse_url
+from eventchain.errors import ConfigError, StoreError
+from eventchain.nats import FORM, connect, explained, parse_url
 from eventchain.service.watermark import Watermark
 
 TIMEOUT = 5.0
@@ -21,6 +21,8 @@ class NatsSubject:
 
     def __init__(self, url: str, subject: str) -> None:
         self._server, self._subject = parse_url(url), subject
+        if self._server.path:
+            raise ConfigError("the URL of the NATS server to announce by has a path", hint=FORM)
         self._loop = asyncio.new_event_loop()
         self._connection: Any = None
 
