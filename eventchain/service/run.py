@@ -94,7 +94,7 @@ class Service:
             policy = sealer.builder.trunk.policy
             block_events = min(self._block_events or policy.events, policy.events)
             turn = _Turn(self, sealer, block_events)
-            self.state.head = chain.events.head()
+            self.state.newest = chain.events.head()
             turn(sealer.progress)
             if self.state.backlog.events > CATCH_UP_BLOCKS * block_events:
                 say("catching up", events=self.state.backlog.events)
@@ -149,7 +149,7 @@ class _Turn:
             state.rates = self._sealer.rates()
             rate = sum(state.rates.values())
             state.capacity = rate / work_of(trunk.policy.bits) * self._block_events
-            state.backlog.observe(now, state.head, self._sealer.sealed.position)
+            state.backlog.observe(now, state.newest, self._sealer.sealed.position)
             if trunk.sealed and (state.watermark is None or state.watermark.seal != trunk.sealed.seal):
                 state.watermark = mark = Watermark.of(self._sealer, time.time())
         self._before = replace(progress)

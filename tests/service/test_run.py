@@ -16,9 +16,12 @@ from urllib.request import urlopen
 import pytest
 from chains import Chain as Files
 from chains import Work, new_chain
+from click.testing import CliRunner
 from oracle import check_chain
 from running import Process
 
+from eventchain.cli import cli
+from eventchain.contracts.event_store import NewEvent
 from eventchain.eventstores import open_event_store
 
 
@@ -152,6 +155,46 @@ def test_metrics(files):
         with pytest.raises(HTTPError, match="404"):
             urlopen(f"http://127.0.0.1:{port}/")
         service.stop()
+
+
+def test_what_an_open_transaction_holds_back_is_shown(tmp_path, postgresql):
+    import psycopg
+
+    config = tmp_path / "eventchain.toml"
+    options = ["--origin", "a.b/c", "--difficulty", "4", "--backend", "reference", "--store", postgresql]
+    assert CliRunner().invoke(cli, ["init", "-C", str(config), *options]).exit_code == 0
+
+    def metric(name: str) -> float:
+        with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        return float(next(line.split()[1] for line in lines if line.startswith(f"eventchain_{name} ")))
+
+    def wait_for(condition) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    with (
+        Process(config, "--block-seconds", "0", "--listen", "0").ending() as service,
+        closing(open_event_store(postgresql)) as events,
+    ):
+        port = service.says("listening")["port"]
+        events.append("s", None, [NewEvent("first", "t", b"")])
+        service.has_sealed(1)
+        with psycopg.connect(postgresql) as writer:
+            writer.execute(
+                "INSERT INTO events (stream, version, id, type, time) VALUES ('h', 0, 'held', 't', 0)"
+            )
+            events.append("s", None, [NewEvent("second", "t", b"")])
+            wait_for(lambda: metric("fence_age_seconds") > 0 and metric("backlog_seconds") > 0)
+            assert metric("backlog_events") == 2
+            status = CliRunner().invoke(cli, ["status", "-C", str(config), "--rate", "1M"])
+            assert "event store newest at position 3\n" in status.output
+            assert "1 open transaction" in status.output
+        service.has_sealed(3)
+        wait_for(lambda: metric("fence_age_seconds") == metric("backlog_events") == 0)
+        assert service.stop() == 0
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")
