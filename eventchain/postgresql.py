@@ -28,6 +28,10 @@ except ImportError as error:
 OLDEST = 130000
 """PostgreSQL 13, the oldest that this is written for."""
 CONNECT_SECONDS = 10
+# A host that vanished is noticed after half a minute, by us and by the server, which then ends our session
+# with its locks: by default each would wait for hours.
+KEEPALIVE = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "4"}
+TCP_TIMEOUT = {"tcp_user_timeout": "30000"}
 FORM = "write it as postgresql://user@host:5432/database; in a password %XX stands for other characters"
 SETTINGS = {
     "search_path": None,  # below: nobody's schema comes before PostgreSQL's own functions
@@ -44,6 +48,8 @@ SETTINGS = {
     "bytea_output": "hex",
     "xmlbinary": "base64",
     "lc_monetary": "C",
+    **{f"tcp_{name}": value for name, value in KEEPALIVE.items()},
+    **TCP_TIMEOUT,
 }
 """What is set in each session, whatever the server, the database or the role has."""
 
@@ -112,6 +118,7 @@ def connect(url: ServerURL, *, read_only: bool = True) -> psycopg.Connection[tup
     elsewhere = given.get("service") or os.environ.get("PGSERVICE") or os.environ.get("PGCONNECT_TIMEOUT")
     if "connect_timeout" not in given and not elsewhere:
         more["connect_timeout"] = CONNECT_SECONDS
+    more |= {name: value for name, value in {**KEEPALIVE, **TCP_TIMEOUT}.items() if name not in given}
     try:
         # No prepared statements: they do not get on with connection poolers.
         connection = psycopg.connect(url.conninfo, autocommit=True, prepare_threshold=None, **more)
@@ -151,6 +158,19 @@ def is_alive(connection: psycopg.Connection[Any]) -> bool:
     except (psycopg.Error, OSError, ValueError):
         return False
     return not connection.closed
+
+
+def home_schema(connection: psycopg.Connection[Any], url: ServerURL) -> str:
+    """Where an unqualified name would be made, if PostgreSQL's own schema were not put first. Raises
+    StoreError where the role's path names no schema."""
+    found = connection.execute(
+        "SELECT s FROM unnest(current_schemas(false)) AS s WHERE s <> 'pg_catalog' LIMIT 1"
+    ).fetchone()
+    if found is None:
+        raise StoreError(
+            f"{url.shown}: the role's search_path has no schema", hint="name one: ?schema=public"
+        )
+    return str(found[0])
 
 
 def explained(error: Exception, url: ServerURL) -> StoreError:

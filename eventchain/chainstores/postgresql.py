@@ -18,7 +18,7 @@ from sqlalchemy.pool import QueuePool
 from eventchain.chainstores import schema
 from eventchain.chainstores.sql import SQLChainStore
 from eventchain.errors import LockedError, StoreError
-from eventchain.postgresql import connect, explained, is_alive, parse_url, quoted
+from eventchain.postgresql import connect, explained, home_schema, is_alive, parse_url, quoted
 
 LOCK = 0x65766368
 """The first half of the advisory lock's key; the second is the oid of the table ``branches``."""
@@ -81,7 +81,7 @@ class PostgreSQLDatabase:
         self._made = False
         self._writer_connection: Connection | None = None
         with self._errors(), closing(self._connect()) as first:
-            self._schema = self._server.options.get("schema") or _home(first, self.url)
+            self._schema = self._server.options.get("schema") or home_schema(first, self._server)
         self._engine = create_engine(
             "postgresql+psycopg://",
             creator=self._connect,
@@ -224,16 +224,6 @@ class PostgreSQLDatabase:
 
     def explain(self, error: Exception) -> StoreError:
         return explained(getattr(error, "orig", None) or error, self._server)
-
-
-def _home(connection: psycopg.Connection[Any], url: str) -> str:
-    """The schema that the role's path begins with; PostgreSQL's own is put before it."""
-    found = connection.execute(
-        "SELECT s FROM unnest(current_schemas(false)) AS s WHERE s <> 'pg_catalog' LIMIT 1"
-    ).fetchone()
-    if found is None:
-        raise StoreError(f"{url}: the role's search_path has no schema", hint="name one: ?schema=public")
-    return str(found[0])
 
 
 def _driver(connection: Connection) -> psycopg.Connection[Any]:

@@ -165,13 +165,9 @@ def about(seconds: float) -> str:
 def announce(choice: Choice) -> None:
     """Say which devices will mine, and which of the backend's will not. Why ``auto`` passed over other
     backends is what ``eventchain backends`` says."""
-    from eventchain.mining.backends import available
-
     note(f"backend {choice.name}: {', '.join(device.name for device in choice.devices)}")
-    others = available()
-    for name, reason in choice.reasons.items():
-        if name not in others:
-            say_set_aside(name, reason)
+    for name, reason in choice.set_aside.items():
+        say_set_aside(name, reason)
 
 
 def say_set_aside(device: str, reason: str) -> None:

@@ -187,12 +187,14 @@ def _cost_as_dict(cost: RewriteCost, rates: dict[str, float | None]) -> dict[str
 
 
 def _print(facts: dict[str, Any], costs: list[RewriteCost], rates: dict[str, float | None]) -> None:
-    head, position = facts["event_store_head"], facts["sealed_position"]
+    head, position, fence = facts["event_store_head"], facts["sealed_position"], facts["fence"]
     click.echo(f"chain       {facts['origin']}")
     click.echo(f"policy      {facts['policy']}")
-    click.echo(f"event store {'empty' if head is None else f'head at position {head}'}")
-    if facts["fence"] is not None:
-        click.echo(f"fence       {_waiting(facts['fence'])}")
+    if fence is not None:
+        click.echo(f"event store newest at position {fence.newest}")
+        click.echo(f"fence       {_waiting(fence)}")
+    else:
+        click.echo(f"event store {'empty' if head is None else f'head at position {head}'}")
     if facts["sealed_height"] < 0:
         click.echo("sealed      nothing: the genesis is not mined yet")
     else:

@@ -91,8 +91,10 @@ class EventStore(Protocol):
         ...
 
     def wait(self, seconds: float) -> None:
-        """Sleep until something may have been appended, or for so long: a store that is told of new events
-        returns early."""
+        """Sleep until something may have been appended since :meth:`head` was last asked, or for so long.
+
+        A store that is told of new events, or can look for them at next to no cost, returns early and says
+        so by an attribute ``told``, True; waits may be longer there."""
         ...
 
     def now(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -97,19 +98,25 @@ class PostgreSQLTable:
     Usable from several threads, which take turns. Not usable across ``fork``. A connection that the server
     ended is made anew on the next call. The right to SELECT is enough. Failures are StoreError.
 
-    URL options: ``table``, and ``schema``, without which the role's ``search_path`` finds the table.
+    URL options: ``table``; ``schema``, without which the role's ``search_path`` finds the table; ``notify``,
+    a channel whose every NOTIFY says that events may have been committed.
     """
 
     creatable = False
     """Whether ``create`` can make such a store."""
     default_table = default_schema = ""
     """Where the table is when the URL does not say; an empty schema stands for the role's ``search_path``."""
+    default_channel = ""
+    """What ``wait`` listens to when the URL does not say; nothing when empty."""
 
     def __init__(self, url: str, *options: str, create: bool = False, grace: float = 0.0) -> None:
         self._url = url
-        self._server: ServerURL = parse_url(url, "schema", "table", *options)
+        self._server: ServerURL = parse_url(url, "schema", "table", "notify", *options)
+        self._channel = self._server.options.get("notify", self.default_channel)
         self._lock = RLock()
         self._connection: psycopg.Connection[Any] | None = None
+        self._listening: psycopg.Connection[Any] | None = None
+        self._heard = False
         self._fence = Fence(grace=grace)
         try:
             if create:
@@ -200,9 +207,32 @@ class PostgreSQLTable:
             condition, parameters = self._find(event_id, info) or ("false", ())
             return read_events(connection, query, None, MAX_FOUND, condition, parameters)
 
+    @property
+    def told(self) -> bool:
+        return bool(self._channel)
+
     def wait(self, seconds: float) -> None:
-        """Sleeps: nobody may be told of a table that is its application's."""
-        sleep(seconds)
+        """Until something is heard on the channel. Without one it sleeps."""
+        if not self._channel:
+            sleep(seconds)
+            return
+        with self._connected() as connection:  # takes in what has come
+            if self._listening is not connection:
+                connection.add_notify_handler(self._hear)
+                connection.execute(f"LISTEN {quoted(self._channel)}")
+                self._listening = connection
+                return  # what came before may not have been told
+            if self._heard:
+                self._heard = False
+                return
+        with suppress(OSError, ValueError):  # closed meanwhile
+            if not select.select([connection], [], [], seconds)[0]:  # others may use the connection
+                return
+        with self._connected():
+            self._heard = False
+
+    def _hear(self, notice: psycopg.Notify) -> None:
+        self._heard = True
 
     def index_check(self) -> PlainCheck:
         return PlainCheck(self.faults)
@@ -248,7 +278,7 @@ class PostgreSQLTable:
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
-            self._connection = None
+            self._connection = self._listening = None
 
     # -- the connection
 

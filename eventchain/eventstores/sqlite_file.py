@@ -43,6 +43,8 @@ MAX_FAULTS = 100
 """Messages after which ``integrity_check`` ends."""
 MAX_FOUND = 1000
 """Events with one id that ``find`` returns at most."""
+LOOK_SECONDS = 0.05
+"""Between two looks for a commit."""
 
 
 class SQLiteFile:
@@ -55,6 +57,8 @@ class SQLiteFile:
 
     creatable = False
     """Whether ``create`` can make such a store."""
+    told = True
+    """See ``wait``."""
 
     def __init__(self, url: str, *options: str, create: bool = False) -> None:
         self._url = url
@@ -65,6 +69,7 @@ class SQLiteFile:
         self._mode = NORMAL
         self._connection: sqlite3.Connection | None = None
         self._rows: RowReader | None = None
+        self._seen: tuple[object, ...] = ()  # the database as it was when ``head`` looked
         with self._connected(create=create) as connection:
             self._table(connection)
 
@@ -91,14 +96,21 @@ class SQLiteFile:
 
     def head(self) -> int | None:
         """SQLite has one writer at a time, so the highest position committed is safe to seal."""
+        with self._connected() as connection:
+            self._seen = _state(connection)
         with self._snapshot() as (connection, table):
             query = f"SELECT max({table.position}) FROM {_rows_of(table).table}"
             found = connection.execute(query).fetchone()
             return None if found[0] is None else int(found[0])
 
     def wait(self, seconds: float) -> None:
-        """SQLite tells nobody of a commit."""
-        time.sleep(seconds)
+        """SQLite tells nobody of a commit; it says in a few microseconds whether there was one."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            with self._connected() as connection:
+                if _state(connection) != self._seen:
+                    return
+            time.sleep(min(LOOK_SECONDS, left))
 
     def find(self, event_id: str) -> Any:
         with self._snapshot() as (connection, table):
@@ -254,6 +266,11 @@ def _rows_of(table: EventTable) -> EventTable:
     """The table as its rows alone. SQLite reads an index in its place where that covers a query and is said
     to be cheaper; whoever administers the file can make both so, and leave the sealed events only there."""
     return replace(table, table=f"{table.table} NOT INDEXED")
+
+
+def _state(connection: sqlite3.Connection) -> tuple[object, ...]:
+    """Another value after every commit, by whomever, and for every new connection."""
+    return connection, connection.execute("PRAGMA data_version").fetchone()[0], connection.total_changes
 
 
 def columns(connection: sqlite3.Connection, path: str, table: str) -> dict[str, str]:

@@ -332,6 +332,42 @@ def test_an_empty_store(made):
         assert store.read(None, 10).schema == EVENT_SCHEMA
 
 
+LONG = 120
+"""Seconds that nothing here takes, unless nobody is told of anything."""
+NOTIFY = """
+CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NOTIFY "Events!"; RETURN NULL; END $$;
+CREATE TRIGGER tells AFTER INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION tell()
+"""
+
+
+@pytest.mark.parametrize("seconds", [0, 0.1], ids=["before the wait", "during the wait"])
+def test_a_wait_ends_when_something_is_appended(made, seconds):
+    url = made.url
+    if isinstance(made, EventsourcingDatabase):  # its application notifies nobody by itself
+        made.execute(NOTIFY.format(table=made.table))
+        url += "&notify=Events%21"
+    with closing(open_event_store(url)) as store:
+        assert store.told
+        began = time.monotonic()
+        for _ in range(4):
+            head = store.head()
+            writer = threading.Timer(seconds, made.produce, ("a", 1))
+            writer.start()
+            if not seconds:
+                writer.join()
+            while store.head() == head:
+                store.wait(LONG)
+            writer.join()
+        assert time.monotonic() < began + LONG
+
+
+def test_a_wait_for_nothing_ends_too(made, store):
+    store.head()
+    for _ in range(3):
+        store.wait(0.01)
+    assert store.head() == 1
+
+
 def test_reading_sees_each_commit(made, store):
     for n in range(3):
         made.execute(f"UPDATE {made.table} SET {made.columns[-1]} = {made.blob(f'0{n}')}")
@@ -935,7 +971,7 @@ def test_urls(tmp_path, monkeypatch):
         ("sqlite:///x.db?mode", "options"),
         ("sqlite:///x%00.db", "NUL"),
         ("eventsourcing+sqlite:///x.db?tabel=a", "known: table"),
-        ("postgresql:///db?tabel=a", "known: schema, table, and libpq's own"),
+        ("postgresql:///db?tabel=a", "known: schema, table, notify, and libpq's own"),
         ("postgresql://host:port/db", "user@host:5432"),
     ],
 )

@@ -37,7 +37,7 @@ BACKENDS = {
 }
 
 # floor -> the floors of the project that it may use besides itself
-GROUND = {"errors", "ahead", "sqlite_readonly", "postgresql", "toml_reader", "urls"}
+GROUND = {"errors", "ahead", "sqlite_readonly", "postgresql", "nats", "toml_reader", "urls"}
 FORMATS = GROUND | {"formats"}
 CONTRACTS = FORMATS | {"contracts"}
 FLOORS = {
@@ -47,11 +47,13 @@ FLOORS = {
     "toml_reader": {"errors"},
     "urls": set(),
     "postgresql": {"errors", "urls"},
+    "nats": {"errors"},
     "formats": GROUND,
     "contracts": FORMATS,
     "projections": FORMATS,
     "mining": CONTRACTS,
     "chain": CONTRACTS | {"mining"},
+    "snapshots": CONTRACTS | {"chain", "mining", "projections"},
     "verify": CONTRACTS,  # nothing of the builder's logic
     "chainstores": CONTRACTS,
     "eventstores": CONTRACTS,
