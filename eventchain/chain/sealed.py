@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
 from eventchain.chain.nodes import LogReader
 from eventchain.chain.prefix import SealedPrefix
 from eventchain.chain.proof import leaf_of
+from eventchain.chain.rows import rows_at, without_payload
 from eventchain.chain.view import ChainView, Event, Proof, event_at, events_of
 from eventchain.contracts.chain_store import TILE, ChainStore
 from eventchain.contracts.event_store import EventStore
 from eventchain.errors import EventChainError, NotSealedError, StoreError
 from eventchain.formats.header import HEADER
-from eventchain.formats.leaf import leaf_hashes
 
 POLL = 0.05
 """Seconds between two looks at what is sealed."""
@@ -39,6 +37,7 @@ class Receipt:
     """What is known of an event. block: height of the block that holds it, None where none does yet; time:
     when that block was mined, unix seconds; confirmations: sealed blocks on top of it; proof: that the newest
     sealed block commits to it. ``time`` and ``proof`` are None, and ``confirmations`` 0, until it is sealed.
+    Of an event that was ``erased`` everything but data and metadata is known.
     """
 
     event: Event
@@ -47,6 +46,7 @@ class Receipt:
     time: int | None = None
     confirmations: int = 0
     proof: Proof | None = None
+    erased: bool = False
 
 
 def find_event(events: EventStore, wanted: str | int) -> Event:
@@ -73,17 +73,17 @@ def receipt_of(store: ChainStore, event: Event) -> Receipt:
         index = view.index_of(event.position)
         if index is None:
             return Receipt(event, sealed=False)
-        salt, _ = view.log.salt_and_position(index)
-        if leaf_of(event, salt) != view.log.leaf(index):
+        event, hidden = view.hidden(event, index)
+        if leaf_of(event, hidden) != view.log.leaf(index):
             raise _not_as_sealed(event.position, "is not the one that the chain holds there")
-        height = view.block_of(index)
+        height, erased = view.block_of(index), hidden.salt is None
         if height > view.sealed_height:
-            return Receipt(event, sealed=False, block=height)
+            return Receipt(event, sealed=False, block=height, erased=erased)
         block = view.block(height)
         assert block is not None
         mined = int(np.frombuffer(block.header, HEADER)["time"][0])
         above = view.sealed_height - height
-        return Receipt(event, True, height, mined, above, view.prove(event))
+        return Receipt(event, True, height, mined, above, view.prove(event), erased)
 
 
 class Waiting:
@@ -136,8 +136,9 @@ def sealed_events(store: ChainStore, events: EventStore, after: int | None = Non
     """Arrow batches of EVENT_SCHEMA of the sealed events that follow position ``after`` in the log, up to
     what is sealed now. They come in the log's order: ascending, but for late ones.
 
-    Each is held against its leaf: what comes out is what was sealed. Raises StoreError at one that is
-    missing or was altered.
+    Each is held against its leaf: what comes out is what was sealed. One that was erased comes without data
+    and metadata, whatever its row still holds; where an erasure took the whole row, it is passed over. Raises
+    StoreError at one that is missing or was altered.
     """
     prefix = SealedPrefix(store)
     first = 0 if after is None else _following(store, prefix, after)
@@ -167,29 +168,20 @@ def _checked(log: LogReader, events: EventStore, first: int, end: int) -> Iterat
     positions = log.positions(first, end)
     cuts = np.flatnonzero(positions[1:] <= positions[:-1]) + 1
     for start, run in zip(np.concatenate([[0], cuts]), np.split(positions, cuts), strict=True):
-        done = 0
-        while done < len(run):
-            batch = _rows_at(events, run[done:])
-            count = batch.num_rows
-            at = first + int(start) + done
-            salts, leaves = log.salts(at, at + count), log.leaves(at, at + count)
-            wrong = np.flatnonzero((leaf_hashes(batch, salts) != leaves).any(axis=1))
-            if len(wrong):
-                raise _not_as_sealed(int(run[done + wrong[0]]), "is not what was sealed")
-            yield batch
-            done += count
-
-
-def _rows_at(events: EventStore, positions: NDArray[np.int64]) -> Any:
-    """The events at the first of these rising positions, at least one."""
-    batch = events.read(int(positions[0]) - 1 if positions[0] else None, len(positions))
-    found = batch["position"].to_numpy()
-    wanted = np.isin(found, positions)
-    count = int(wanted.sum())
-    missing = np.flatnonzero(found[wanted] != positions[:count])
-    if len(missing) or not count:
-        raise _not_as_sealed(int(positions[missing[0] if len(missing) else 0]), "is missing")
-    return batch if wanted.all() else batch.filter(pa.array(wanted))
+        at = first + int(start)
+        salts, leaves = log.salts(at, at + len(run)), log.leaves(at, at + len(run))
+        batch = rows_at(events, run)
+        there = np.isin(run, batch["position"].to_numpy())
+        missing = np.flatnonzero(~there & ~salts.erased)
+        if len(missing):
+            raise _not_as_sealed(int(run[missing[0]]), "is missing")
+        if not there.all():  # erased, row and all
+            run, salts, leaves = run[there], salts[np.flatnonzero(there)], leaves[there]
+        wrong = np.flatnonzero((salts.leaves(batch) != leaves).any(axis=1))
+        if len(wrong):
+            raise _not_as_sealed(int(run[wrong[0]]), "is not what was sealed")
+        if batch.num_rows:
+            yield without_payload(batch, salts.erased)
 
 
 def _not_as_sealed(position: int, what: str) -> EventChainError:

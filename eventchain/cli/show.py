@@ -169,13 +169,14 @@ def _place(view: ChainView, event: Event) -> dict[str, Any]:
     if index is None:
         return {"state": "not in the chain yet"}
     height = view.block_of(index)
-    leaf, (salt, _) = view.log.leaf(index), view.log.salt_and_position(index)
+    event, hidden = view.hidden(event, index)
+    leaf = view.log.leaf(index)
     return {
         "state": "sealed" if height <= view.sealed_height else "not mined yet",
         "block": height,
         "index": index,
         "leaf": encode_digest(leaf),
-        "as_sealed": leaf_of(event, salt) == leaf,
+        "as_sealed": leaf_of(event, hidden) == leaf,
     }
 
 
