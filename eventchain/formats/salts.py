@@ -75,6 +75,15 @@ class Salts:
             return np.zeros(len(self), np.bool_)
         return np.asarray(self.commitments.any(axis=1), np.bool_)
 
+    def put(self, at: int, row: Salts) -> Salts:
+        """The same with those of ``row`` from leaf ``at`` on; in place, where that can be."""
+        self.salts[at : at + len(row)] = row.salts
+        if self.commitments is None and row.commitments is None:
+            return self
+        commitments = self._commitments()
+        commitments[at : at + len(row)] = row._commitments()
+        return Salts(self.salts, commitments)
+
     def erase(self, rows: NDArray[np.int64], commitments: Hashes) -> Salts:
         """The same with these commitments in the place of their salts."""
         salts, every = self.salts.copy(), self._commitments().copy()
