@@ -48,9 +48,11 @@ class _Record:
 @dataclass
 class Records:
     """The sealed records of a chain in which nothing is wrong. Their ranges as columns, rising and apart from
-    each other: firsts, lasts, owners (m,) int64, the owner being the record by its place in ``every``."""
+    each other: firsts, lasts, owners (m,) int64, the owner being the record by its place in ``every``.
+    ``damaged``: some may be missing here, which is a finding already."""
 
     origin: str = ""
+    damaged: bool = False
     every: list[_Record] = field(default_factory=list)
     firsts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     lasts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
@@ -64,22 +66,24 @@ class Records:
         return np.where((at >= 0) & (positions <= self.lasts[at]), self.owners[at], NOBODY)
 
 
-def records_branch(walks: dict[str, Walk], trunk: Walk) -> Walk | None:
-    """The branch that holds the trunk's erasure records."""
-    walk = walks.get(branch_of(trunk.origin))
-    return walk if walk is not trunk else None
-
-
-def read_records(store: ChainStore, trunk: Walk, walk: Walk, report: Report) -> Records:
-    """The records on a branch that has been checked; what is wrong with them is reported."""
+def read_records(store: ChainStore, trunk: Walk, walk: Walk | None, report: Report) -> Records:
+    """The records on a branch that has been checked, if there is one; what is wrong with them is
+    reported."""
+    if walk is None:
+        said = (block.said for block in trunk.blocks.spoken() if block.said)
+        named = {child.origin for manifest in said for child in manifest.children}
+        return Records(damaged=branch_of(trunk.origin) in named)
     if walk.blocks and (walk.parent is not trunk or walk.fork != 0) and not walk.headless:
         report.add(
             "branch", "does not fork off the genesis, as a branch of erasures does", origin=walk.origin
         )
-    told = {finding.position for finding in report.findings if finding.origin == walk.origin}
+    known = [finding for finding in report.wrong if finding.origin == walk.origin]
+    told = {finding.position for finding in known}
     sealed = np.flatnonzero(walk.blocks.column("sealed"))
     size = int(walk.blocks.column("end")[sealed[-1]]) if len(sealed) else 0
-    records = Records(walk.origin)
+    # A record that is not sealed where a block is broken may have been.
+    damaged = bool(known) or (size < walk.size and not report.clean)
+    records = Records(walk.origin, damaged)
     after: int | None = None
     while (batch := store.events(walk.branch.id, after, 1024)).num_rows:
         for row in range(batch.num_rows):
@@ -91,6 +95,7 @@ def read_records(store: ChainStore, trunk: Walk, walk: Walk, report: Report) -> 
                 erasure = _read(batch, row, walk.origin, block.said.built, trunk.origin)
             except FormatError as error:
                 report.add("branch", error.message, origin=walk.origin, height=block.height, position=number)
+                records.damaged = True
                 continue
             time = batch["time"][row].as_py()
             records.every.append(_Record(number, block.height, time, erasure))
@@ -148,11 +153,13 @@ class ErasureCheck:
     ) -> None:
         self._walk, self._table, self._records, self._report = walk, table, records, report
         self._keeps_rows = keeps_rows
+        self._blind = False  # positions are missing, a finding
         self._counts = np.zeros(len(records.every), np.int64)  # of the leaves that each covers
         self._wrong: dict[str, list[tuple[NDArray[np.int64], Any]]] = {}
 
     def take(self, window: Window) -> None:
         """The next window, before its events."""
+        self._blind |= bool((window.positions == NOWHERE).any())
         owners = self._records.of(window.positions)
         self._counts += np.bincount(owners[owners != NOBODY], minlength=len(self._counts))
 
@@ -160,26 +167,28 @@ class ErasureCheck:
         """Whether there is anything to look at."""
         return window.salts.commitments is not None or bool(len(self._records.firsts))
 
-    def match(self, window: Window, batch: Any, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """The events of leaves of the window, (n,) by their place in it. Gives which of them are no suspects
-        though they may not fit their leaf, since what is wrong with them is told here: (n,)."""
+    def match(
+        self, window: Window, batch: Any, indices: NDArray[np.int64], fits: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """The events of leaves of the window, by their place in it, and which of them fit: (n,) each. Gives
+        which are no suspects: those that fit, and those whose fault is told here."""
         recorded = self._records.of(window.positions[indices]) != NOBODY
         erased = window.salts.erased[indices]
         null = [batch.column(name).is_null().to_numpy(False) for name in ("data", "metadata")]
         payload = ~(null[0] & null[1])
-        salted = recorded & ~erased & ~payload
+        salted = recorded & ~erased & ~payload & window.salts.salts[indices].any(axis=1)
         leaves = window.first + indices
         for message, rows in (
-            (UNRECORDED, erased & ~recorded),
-            (PAYLOAD, recorded & payload),
+            (UNRECORDED, fits & erased & ~recorded),
+            (PAYLOAD, fits & recorded & payload),
             (SALTED, salted),
         ):
             if rows.any():
                 at = np.flatnonzero(rows)
                 names = batch.select(["position", "stream", "id"]).take(pa.array(at))
                 self._wrong.setdefault(message, []).append((leaves[at], names))
-        self._report.erased += int((recorded & erased & ~payload).sum())
-        return np.asarray(salted, np.bool_)
+        self._report.erased += int((fits & recorded & erased & ~payload).sum())
+        return np.asarray(fits | salted, np.bool_)
 
     def excused(self, window: Window, seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Leaves of the window without an event, (n,), whose rows an erasure took as well."""
@@ -193,7 +202,8 @@ class ErasureCheck:
         self._tell_unfinished()
         for owner, record in enumerate(self._records.every):
             erasure, count = record.erasure, record.erasure.count
-            if (lacking := count - int(self._counts[owner])) and not self._table.doubted:
+            lacking = count - int(self._counts[owner])
+            if lacking and not self._blind and not self._table.doubted and not self._table.cut:
                 self._tell_record(
                     "unerased", record, f"the record names {lacking} positions that the log does not have"
                 )
@@ -211,6 +221,16 @@ class ErasureCheck:
             leaves = np.concatenate([part for part, _ in parts])
             names = pa.Table.from_batches([batch for _, batch in parts]).combine_chunks().to_batches()[0]
             order = np.argsort(leaves)
+            if message is UNRECORDED and self._records.damaged:  # or each would follow from one finding
+                self._report.add(
+                    "erased",
+                    "erased as it seems; the records that could say why are damaged",
+                    origin=self._walk.origin,
+                    position=names["position"][int(order[0])].as_py(),
+                    last=names["position"][int(order[-1])].as_py(),
+                    count=len(order),
+                )
+                continue
             for run in np.split(order, np.flatnonzero(np.diff(leaves[order]) != 1) + 1):
                 if len(run) <= RUN:
                     for row in run.tolist():

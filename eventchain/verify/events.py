@@ -189,7 +189,7 @@ class _Check:
             derived[indices] = hashes
             fits = agree(hashes, window.hashes[indices])
             if erasures:
-                fits |= self._erasures.match(window, batch, indices)
+                fits = self._erasures.match(window, batch, indices, fits)
             wrong = np.flatnonzero(~fits)
             if len(wrong):
                 suspects.differ(batch.take(pa.array(wrong)), window.first + indices[wrong])
