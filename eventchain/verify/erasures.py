@@ -54,6 +54,7 @@ class Records:
     origin: str = ""
     damaged: bool = False
     every: list[_Record] = field(default_factory=list)
+    claims: list[int] = field(default_factory=list)  # how many positions are each one's
     firsts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     lasts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     owners: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
@@ -140,6 +141,9 @@ def _lay_out(records: Records, report: Report) -> None:
         kept.append((first, last, owner))
     table = np.array(kept, np.int64).reshape(-1, 3)
     records.firsts, records.lasts, records.owners = table.T
+    records.claims = [0] * len(records.every)
+    for first, last, owner in kept:
+        records.claims[owner] += last - first + 1
 
 
 class ErasureCheck:
@@ -201,14 +205,18 @@ class ErasureCheck:
         self._tell_wrong()
         self._tell_unfinished()
         for owner, record in enumerate(self._records.every):
-            erasure, count = record.erasure, record.erasure.count
-            lacking = count - int(self._counts[owner])
+            erasure = record.erasure
+            lacking = self._records.claims[owner] - int(self._counts[owner])
             if lacking and not self._blind and not self._table.doubted and not self._table.cut:
                 self._tell_record(
                     "unerased", record, f"the record names {lacking} positions that the log does not have"
                 )
             self._tell_record(
-                "erasure", record, f"erased by {erasure.actor}: {erasure.reason}", count=count, notice=True
+                "erasure",
+                record,
+                f"erased by {erasure.actor}: {erasure.reason}",
+                count=erasure.count,
+                notice=True,
             )
 
     def _tell_record(self, kind: str, record: _Record, message: str, **more: Any) -> None:
