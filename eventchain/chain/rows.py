@@ -22,10 +22,11 @@ def rows_at(events: EventStore, positions: NDArray[np.int64]) -> Any:
         batch = events.read(int(positions[0]) - 1 if positions[0] else None, min(len(positions), ROWS))
         found = batch["position"].to_numpy()
         wanted = np.isin(found, positions)
-        parts.append(batch if wanted.all() else batch.filter(pa.array(wanted)))
         if not len(found):
             break
+        parts.append(batch if wanted.all() else batch.filter(pa.array(wanted)))
         positions = positions[np.searchsorted(positions, found[-1], side="right") :]
+    parts = [part for part in parts if part.num_rows]
     if len(parts) < 2:
         return parts[0] if parts else empty_batch()
     return pa.Table.from_batches(parts).combine_chunks().to_batches()[0]

@@ -381,7 +381,7 @@ def test_a_record_that_is_removed_or_altered_is_found(chain: Chain, tmp_path: Pa
 # -- any mixture
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_mixture_of_erasures_leaves_exactly_the_right_events(grown: Chain, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
