@@ -22,6 +22,7 @@ from eventchain.mining.engine import Engine
 
 if TYPE_CHECKING:
     from eventchain.chain.sealed import Receipt
+    from eventchain.erasure.records import Records
     from eventchain.verify import Report
 
 
@@ -129,6 +130,12 @@ class Chain:
         from eventchain.chain.sealed import sealed_events
 
         return sealed_events(self.store, self.events, after)
+
+    def erasures(self) -> Records:
+        """The records of what was lawfully erased, oldest first."""
+        from eventchain.erasure.records import Records
+
+        return Records(self.store)
 
     def verify(
         self,

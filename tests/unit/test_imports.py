@@ -50,6 +50,7 @@ FLOORS = {
     "contracts": FORMATS,
     "mining": CONTRACTS,
     "chain": CONTRACTS | {"mining"},
+    "erasure": CONTRACTS | {"chain"},
     "verify": CONTRACTS,  # nothing of the builder's logic
     "chainstores": CONTRACTS,
     "eventstores": CONTRACTS,
