@@ -33,13 +33,12 @@ from eventchain.formats.manifest import (
     check_origin,
 )
 from eventchain.formats.policy import MAX_NUMBER, Policy
+from eventchain.formats.snapshot import TYPE, About, event_id
 
 CLOCK_TOLERANCE = 2 * 3600
 """Seconds that a block's ``built`` may be away from another clock."""
 CHILD_LINES = 3 * MAX_MANIFEST // 4
 """Bytes of ``child`` lines in a manifest, at most: the rest is for everything else that it says."""
-SNAPSHOT = "eventchain.snapshot"
-"""The type of a snapshot's event."""
 
 Clock = Callable[[], float]
 
@@ -99,14 +98,14 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state of a projection at a sealed block, as an entry for the branch ``origin``. parent, height: the
-    block whose state it is; metadata: RFC 8785 JSON with the keys that the design gives it."""
+    """The state of a projection, for the branch ``origin``. parent, height: the sealed block whose state it
+    is."""
 
     origin: str
     parent: str
     height: int
     state: bytes
-    metadata: bytes
+    about: About
 
 
 class Builder:
@@ -230,11 +229,11 @@ class Builder:
             "position": 0,
             "stream": "",
             "version": height,
-            "id": f"{snapshot.parent}/{height}",
-            "type": SNAPSHOT,
+            "id": event_id(snapshot.parent, height),
+            "type": TYPE,
             "time": 0,
             "data": snapshot.state,
-            "metadata": snapshot.metadata,
+            "metadata": bytes(snapshot.about),
         }
         batch = pa.RecordBatch.from_pylist([event], schema=EVENT_SCHEMA)
         lines = self._make_room(parent, snapshot.origin)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from eventchain.contracts.event_store import EventStore
 from eventchain.formats.event import empty_batch
 
 ROWS = 16_384
 """Rows that are read at a time, at most."""
+Read = Callable[[int | None, int], Any]
+"""An event store's ``read``."""
 
 
-def rows_at(events: EventStore, positions: NDArray[np.int64]) -> Any:
+def rows_at(read: Read, positions: NDArray[np.int64]) -> Any:
     """An Arrow batch of the events at these rising positions, (n,): those that there are."""
     parts = []
     while len(positions):
-        batch = events.read(int(positions[0]) - 1 if positions[0] else None, min(len(positions), ROWS))
+        batch = read(int(positions[0]) - 1 if positions[0] else None, min(len(positions), ROWS))
         found = batch["position"].to_numpy()
         wanted = np.isin(found, positions)
         if not len(found):

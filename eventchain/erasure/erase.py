@@ -88,9 +88,9 @@ def complete(store: ChainStore, events: EventStore, report: Report = lambda what
     builder at work: that would hold salts. Raises StoreError where a store cannot be written or scrubbed;
     what is missing then is done the next time."""
     prefix = SealedPrefix(store)
-    log = LogReader(store, prefix.trunk.id)
+    log = LogReader(store, prefix.branch.id)
     recorded = _recorded(store, log, prefix)
-    salted, unfinished = _state(store, prefix.trunk, recorded)
+    salted, unfinished = _state(store, prefix.branch, recorded)
     payload = _with_payload(log, events, recorded)
     pending = recorded[np.flatnonzero(salted | unfinished | payload)]
     if not len(pending):
@@ -98,14 +98,14 @@ def complete(store: ChainStore, events: EventStore, report: Report = lambda what
         return Outcome(nothing, nothing, nothing)
 
     report("replacing salts by commitments", len(pending))
-    lost = _replace_salts(store, prefix.trunk, events, pending)
+    lost = _replace_salts(store, prefix.branch, events, pending)
     ours = getattr(events, "erase", None)
     if ours is not None:
         report("destroying payloads", len(pending))
         ours(np.sort(pending.positions))
     report("scrubbing the chain store", len(pending))
     store.scrub()
-    _finish(store, prefix.trunk, pending)
+    _finish(store, prefix.branch, pending)
     waiting = np.empty(0, np.int64)
     if ours is None:
         waiting = np.sort(recorded.positions[payload])

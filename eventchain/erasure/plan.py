@@ -51,7 +51,7 @@ def plan_erasure(store: ChainStore, events: EventStore, positions: NDArray[np.in
         prefix, records = SealedPrefix(store), Records(store)
         known = records.cover(positions, sealed=False)
         wanted = positions[~known]
-        log = LogReader(store, prefix.trunk.id)
+        log = LogReader(store, prefix.branch.id)
         places = places_of(log, prefix.size, wanted)
         if len(places) < len(wanted):
             first = int(np.setdiff1d(wanted, places.positions)[0])
@@ -62,12 +62,12 @@ def plan_erasure(store: ChainStore, events: EventStore, positions: NDArray[np.in
         _require_sound(log, events, places)
         heights = _blocks(store, prefix, places.indices)
         return Plan(
-            origin=prefix.trunk.origin,
+            origin=prefix.branch.origin,
             places=places,
             already=int(known.sum()),
             blocks=len(heights),
             snapshots=_snapshots(store, int(heights[0])) if len(heights) else {},
-            hashes=2 * work_of(int(store.last_block(prefix.trunk.id).headers["bits"][0])),
+            hashes=2 * work_of(int(store.last_block(prefix.branch.id).headers["bits"][0])),
         )
 
 
@@ -133,7 +133,7 @@ def _blocks(store: ChainStore, prefix: SealedPrefix, indices: NDArray[np.int64])
     """The heights of the blocks that hold these leaves, rising."""
     found = [np.empty(0, np.int64)]
     first = size = 0
-    while first <= prefix.height and len(rows := store.blocks(prefix.trunk.id, first, SCAN)):
+    while first <= prefix.height and len(rows := store.blocks(prefix.branch.id, first, SCAN)):
         ends = np.array([said_of(raw).size for raw in rows.manifests], np.int64)
         here = indices[(indices >= size) & (indices < ends[-1])]
         found.append(rows.heights[np.unique(np.searchsorted(ends, here, side="right"))])

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventchain.chain.nodes import damaged
-from eventchain.chain.prefix import said_of
-from eventchain.chain.tip import SCAN
+from eventchain.chain.prefix import SealedPrefix, trunk_of
 from eventchain.contracts.chain_store import ChainStore
-from eventchain.errors import FormatError, StoreError
+from eventchain.errors import FormatError
 from eventchain.formats.erasure import Erasure, branch_of
 
 EVENTS = 1024
@@ -40,14 +39,11 @@ class Records(list[Record]):
 
     def __init__(self, store: ChainStore) -> None:
         super().__init__()
-        branches = store.branches()
-        if not branches:
-            raise StoreError("the chain store holds no chain", hint="`eventchain init` begins one")
-        self.origin = branch_of(branches[0].origin)
-        self.branch = next((branch for branch in branches[1:] if branch.origin == self.origin), None)
+        self.origin = branch_of(trunk_of(store).origin)
+        self.branch = next((branch for branch in store.branches() if branch.origin == self.origin), None)
         if self.branch is None:
             return
-        sealed = _sealed_size(store, self.branch.id)
+        sealed = SealedPrefix(store, self.branch).size
         while (batch := store.events(self.branch.id, len(self) - 1, EVENTS)).num_rows:
             for row in batch.to_pylist():
                 number = len(self)
@@ -66,17 +62,3 @@ class Records(list[Record]):
         """Whether each position (n,) is in a record, or in a sealed one: (n,)."""
         known = [record.erasure.covers(positions) for record in self if record.sealed or not sealed]
         return reduce(np.logical_or, known, np.zeros(len(positions), np.bool_))
-
-
-def _sealed_size(store: ChainStore, branch: int) -> int:
-    """How many leaves of the branch are sealed."""
-    size, first = 0, 0
-    while len(rows := store.blocks(branch, first, SCAN)):
-        mined = rows.headers["time"] != 0
-        count = len(rows) if mined.all() else int(mined.argmin())
-        if count:
-            size = said_of(rows.manifests[count - 1]).size
-        if count < len(rows):
-            break
-        first = int(rows.heights[-1]) + 1
-    return size

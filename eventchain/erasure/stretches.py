@@ -80,7 +80,7 @@ def places_of(log: LogReader, size: int, positions: NDArray[np.int64]) -> Places
 def events_at(log: LogReader, events: EventStore, places: Places) -> Events:
     """The events at the places of one stretch."""
     order = np.argsort(places.positions)
-    batch = rows_at(events, places.positions[order])
+    batch = rows_at(events.read, places.positions[order])
     rows = order[np.isin(places.positions[order], batch["position"].to_numpy())]
     first, end = int(places.indices[0]), int(places.indices[-1]) + 1
     at = places.indices[rows] - first

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from oracle import check_chain
 
-from eventchain.chain.sealed import sealed_events
+from eventchain.chain.feed import sealed_events
 from eventchain.chainstores import open_chain_store
 from eventchain.contracts.event_store import NewEvent
 from eventchain.erasure.records import Records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from eventchain.chain.build import Builder, Leaves, Snapshot
 from eventchain.errors import PolicyError
 from eventchain.formats.manifest import Pointer
 from eventchain.formats.policy import Policy
+from eventchain.formats.snapshot import About
 
 NOTES = f"{ORIGIN}/notes"
 
@@ -94,8 +96,8 @@ def test_a_branch_of_a_branch(chain: Chain) -> None:
 
 
 def a_snapshot(origin: str, parent: str, height: int, state: bytes = b"{}") -> Snapshot:
-    told = b'{"filter":"","fingerprint":"f","projection":"p","size":%d}'
-    return Snapshot(origin, parent, height, state, told % (20 if parent == ORIGIN else 1))
+    size = 10 * height if parent == ORIGIN else height - 1  # of the blocks of the two chains here
+    return Snapshot(origin, parent, height, state, About("", "f", origin.rpartition("/")[2], size))
 
 
 def test_snapshots_of_a_branch_and_of_its_branch(chain: Chain) -> None:
@@ -284,6 +286,28 @@ def test_a_pin_of_what_is_not_there_is_found(chain: Chain, pin: Pointer, kind: s
         with work.store.transaction():
             work.builder.add_child(work.builder.trunk, 1, NOTES, an_event(), None)
     assert kind in kinds(chain)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        (None, "is not a snapshot's metadata"),
+        (b'{"filter":"","fingerprint":"1","projection":"balances"}', "is not a snapshot's metadata"),
+        (b'{"filter":"","fingerprint":"1","projection":"balances","size":"20"}', "is not"),
+        (b'{"fingerprint":"1","filter":"","projection":"balances","size":20}', "is not"),
+        (b'{"filter":"","fingerprint":"1","projection":"other","size":20}', "the projection 'other'"),
+        (b'{"filter":"","fingerprint":"1","projection":"balances","size":19}', "covers? 19 events"),
+    ],
+)
+def test_a_snapshot_that_says_what_cannot_be_is_found(
+    chain: Chain, metadata: bytes | None, said: str
+) -> None:
+    with chain.working(builder=Forger) as work:
+        work.builder.lies = {"metadata": metadata}  # type: ignore[attr-defined]
+        work.snapshot(b"1")
+        work.child_lines()
+    assert kinds(chain) == ["branch"]
+    assert re.search(said, chain.verify().wrong[0].message)
 
 
 def test_a_child_by_a_strange_name_is_found(chain: Chain) -> None:

@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import check_chain
 
+from eventchain.chain.feed import sealed_events
 from eventchain.chain.proof import check_proof, proof_as_dict
-from eventchain.chain.sealed import find_event, receipt_of, sealed_events
+from eventchain.chain.sealed import find_event, receipt_of
 from eventchain.erasure.plan import in_stream, plan_erasure, positions_where
 from eventchain.erasure.records import Records
 from eventchain.errors import StoreError

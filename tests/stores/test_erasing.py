@@ -19,7 +19,7 @@ from nats_server import NatsServer
 from oracle import check_chain
 from postgres import Server, connected, execute
 
-from eventchain.chain.sealed import sealed_events
+from eventchain.chain.feed import sealed_events
 from eventchain.chain.sealing import Sealer
 from eventchain.chainstores import open_chain_store
 from eventchain.contracts.event_store import NewEvent

@@ -398,8 +398,9 @@ def test_a_child_branch(store, builder, clock):
     assert second.sealed == child.sealed
     kept = store.events(child.branch.id, None, 10)
     at = clock.time * 10**6
-    assert kept.to_pylist() == [one_event(i + 1)._replace(position=i, time=at)._asdict() for i in (0, 1)]
-    hashes = [plain.leaf(one_event(i + 1)._replace(position=i), salts(1)[0].tobytes()) for i in (0, 1)]
+    events = [one_event(i + 1)._replace(position=i, time=at) for i in (0, 1)]
+    assert kept.to_pylist() == [event._asdict() for event in events]
+    hashes = [plain.leaf(event, salts(1)[0].tobytes()) for event in events]
     assert second.root == plain.mth(hashes)
     check_log(store, child.branch.id, hashes)
 

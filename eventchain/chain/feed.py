@@ -1,0 +1,108 @@
+"""The sealed events of a branch, in the order of its log, each held against its leaf.
+
+For those who act on events: projections, process managers, snapshots. What comes out is what was sealed. An
+event that was erased comes without data and metadata, whatever its row still holds; where an erasure took the
+whole row, it is passed over. Readers need no lock and may run beside a sealer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from eventchain.chain.nodes import LogReader
+from eventchain.chain.prefix import SealedPrefix, trunk_of
+from eventchain.chain.rows import Read, rows_at, without_payload
+from eventchain.contracts.chain_store import TILE, Branch, ChainStore
+from eventchain.contracts.event_store import EventStore
+from eventchain.errors import EventChainError, StoreError
+
+BATCH = 64 * TILE
+"""Leaves that are taken from the log at a time."""
+
+
+class Stretch(NamedTuple):
+    """Events that lie end to end in the log. first: the leaf of the first one; batch: an Arrow record batch
+    of EVENT_SCHEMA, with rising positions."""
+
+    first: int
+    batch: Any
+
+
+class Feed:
+    """The sealed events of a branch, the trunk where none is given. ``prefix``: how far it is sealed, as of
+    the last ``prefix.advance()``."""
+
+    def __init__(self, store: ChainStore, events: EventStore, branch: Branch | None = None) -> None:
+        trunk = trunk_of(store)
+        self.branch = branch or trunk
+        self.prefix = SealedPrefix(store, self.branch)
+        self._store = store
+        self._read: Read = events.read if self.branch == trunk else partial(store.events, self.branch.id)
+
+    def stretches(self, first: int, end: int | None = None) -> Iterator[Stretch]:
+        """The events of leaves ``first`` up to ``end``, to what is sealed where no end is given. Raises
+        StoreError at an event that is missing or was altered."""
+        end = self.prefix.size if end is None else min(end, self.prefix.size)
+        while first < end:
+            until = min(first + BATCH - first % TILE, end)
+            log = LogReader(self._store, self.branch.id)  # a new one: the log's last tile grows
+            yield from _checked(log, self._read, first, until)
+            first = until
+
+    def after(self, position: int) -> int:
+        """The leaf after that of a position; where the log has none there, the first leaf above it."""
+        size, newest = self.prefix.size, self.prefix.position
+        if newest is None or position > newest:
+            return size
+        log = LogReader(self._store, self.branch.id)
+        index = log.find(position, size)
+        if index is not None:
+            return index + 1
+        for start in range(0, size, BATCH):  # not by halves: late leaves are out of order
+            hits = np.flatnonzero(log.positions(start, min(start + BATCH, size)) > position)
+            if len(hits):
+                return start + int(hits[0])
+        return size
+
+
+def sealed_events(store: ChainStore, events: EventStore, after: int | None = None) -> Iterator[Any]:
+    """Arrow batches of EVENT_SCHEMA of the trunk's sealed events that follow position ``after`` in the log,
+    up to what is sealed now. They come in the log's order: ascending, but for late ones. Raises StoreError at
+    one that is missing or was altered."""
+    feed = Feed(store, events)
+    for stretch in feed.stretches(0 if after is None else feed.after(after)):
+        yield stretch.batch
+
+
+def _checked(log: LogReader, read: Read, first: int, end: int) -> Iterator[Stretch]:
+    """The events of leaves ``first`` to ``end``."""
+    positions = log.positions(first, end)
+    cuts = np.flatnonzero(positions[1:] <= positions[:-1]) + 1
+    for start, run in zip(np.concatenate([[0], cuts]), np.split(positions, cuts), strict=True):
+        at = first + int(start)
+        salts, leaves = log.salts(at, at + len(run)), log.leaves(at, at + len(run))
+        batch = rows_at(read, run)
+        there = np.isin(run, batch["position"].to_numpy())
+        missing = np.flatnonzero(~there & ~salts.erased)
+        if len(missing):
+            raise not_as_sealed(int(run[missing[0]]), "is missing")
+        rows = np.flatnonzero(there)
+        salts = salts[rows]
+        wrong = np.flatnonzero((salts.leaves(batch) != leaves[rows]).any(axis=1))
+        if len(wrong):
+            raise not_as_sealed(int(run[rows[wrong[0]]]), "is not what was sealed")
+        batch = without_payload(batch, salts.erased)
+        for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
+            if len(part):  # apart where an erasure took whole rows
+                yield Stretch(at + int(rows[part[0]]), batch.slice(int(part[0]), len(part)))
+
+
+def not_as_sealed(position: int, what: str) -> EventChainError:
+    """The error for an event that is not as it was sealed."""
+    return StoreError(
+        f"the event at position {position} {what}", hint="`eventchain verify` names everything that is wrong"
+    )
