@@ -120,10 +120,15 @@ def _plan(chain: Chain, ids: tuple[str, ...], positions: tuple[int, ...], stream
     return plan_erasure(chain.store, chain.events, np.unique(np.concatenate(meant)))
 
 
+def is_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty()
+
+
 def _confirm() -> None:
     from eventchain.errors import ConfigError
 
-    if not sys.stdin.isatty():
+    if not is_terminal():
         raise ConfigError("an erasure wants to be confirmed", hint="--yes does not ask")
     if not click.confirm("Destroy them? It cannot be undone", err=True):
         raise ConfigError("nothing was erased")
