@@ -40,7 +40,9 @@ def leaf_of(event: Event, hidden: Hidden) -> bytes:
 
 def check_proof(proof: Proof) -> list[str]:
     """What does not hold of a proof, nothing when it is good."""
-    block, wrong = proof.block, []
+    block, event, wrong = proof.block, proof.event, []
+    if proof.hidden.salt is None and not (event.data is event.metadata is None):
+        wrong.append("of an erased event nothing proves data or metadata")
     if leaf_of(proof.event, proof.hidden) != proof.leaf:
         wrong.append("the event is not the one that was sealed, or its salt was replaced")
     if root_from_inclusion(proof.leaf, proof.index, block.said.size, proof.path) != block.said.root:

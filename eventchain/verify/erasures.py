@@ -74,12 +74,12 @@ def read_records(store: ChainStore, trunk: Walk, walk: Walk | None, report: Repo
         said = (block.said for block in trunk.blocks.spoken() if block.said)
         named = {child.origin for manifest in said for child in manifest.children}
         return Records(damaged=branch_of(trunk.origin) in named)
-    if walk.blocks and (walk.parent is not trunk or walk.fork != 0) and not walk.headless:
+    known = [finding for finding in report.wrong if finding.origin == walk.origin]
+    told = {finding.position for finding in known}
+    if walk.blocks and (walk.parent is not trunk or walk.fork != 0) and not known:
         report.add(
             "branch", "does not fork off the genesis, as a branch of erasures does", origin=walk.origin
         )
-    known = [finding for finding in report.wrong if finding.origin == walk.origin]
-    told = {finding.position for finding in known}
     sealed = np.flatnonzero(walk.blocks.column("sealed"))
     size = int(walk.blocks.column("end")[sealed[-1]]) if len(sealed) else 0
     # A record that is not sealed where a block is broken may have been.
@@ -95,8 +95,10 @@ def read_records(store: ChainStore, trunk: Walk, walk: Walk | None, report: Repo
             try:
                 erasure = _read(batch, row, walk.origin, block.said.built, trunk.origin)
             except FormatError as error:
-                report.add("branch", error.message, origin=walk.origin, height=block.height, position=number)
                 records.damaged = True
+                if not known:  # else it may follow from that
+                    where = {"origin": walk.origin, "height": block.height, "position": number}
+                    report.add("branch", error.message, **where)
                 continue
             time = batch["time"][row].as_py()
             records.every.append(_Record(number, block.height, time, erasure))

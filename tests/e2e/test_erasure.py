@@ -97,6 +97,7 @@ def test_what_stays_of_an_erased_event_is_proven(chain: Chain) -> None:
         for change in ({"type": b"x"}, {"stream": b"x"}, {"time": 1}, {"id": b"x"}, {"version": 9}):
             changed = proof.event._replace(**change)
             assert check_proof(replace(proof, event=changed))
+        assert check_proof(replace(proof, event=proof.event._replace(data=b"made up")))
 
 
 def test_it_is_done_once(chain: Chain) -> None:
