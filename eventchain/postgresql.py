@@ -7,8 +7,9 @@ variables, ``~/.pgpass``, a service file. No message shows a password.
 from __future__ import annotations
 
 import os
+import re
 import select
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -203,3 +204,67 @@ def fits(text: str) -> bool:
 def quoted(name: str) -> str:
     """A name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
+
+
+UNSAMPLED = """
+SELECT bool_and(attstattarget = 0) FROM pg_catalog.pg_attribute
+WHERE attrelid = %s::regclass AND attname = ANY(%s)
+"""
+
+
+def unsampled(table: str, columns: Sequence[str]) -> str:
+    """SQL so that ANALYZE never copies values of these columns of the table (its name quoted) into the
+    server's statistics."""
+    return f"ALTER TABLE {table} " + ", ".join(
+        f"ALTER COLUMN {quoted(column)} SET STATISTICS 0" for column in columns
+    )
+
+
+def rewrite(connection: psycopg.Connection[Any], url: ServerURL, table: str, columns: Sequence[str]) -> None:
+    """Write a table (its name quoted) anew, so that nothing of what was changed or deleted in it is left in
+    the server's data files, nor values of these bytea columns in its statistics. The table is locked
+    meanwhile.
+
+    Plain VACUUM leaves the bytes of what it frees in the pages. Raises StoreError where the role may not do
+    it, or an open transaction still sees the old rows.
+    """
+    said: list[tuple[str, str]] = []
+
+    def listen(notice: Any) -> None:
+        message = f"{notice.message_primary}; {notice.message_detail}"
+        said.append((notice.severity_nonlocalized or "", message))
+
+    def vacuum(name: str) -> None:
+        said.clear()
+        connection.execute(f"VACUUM (FULL, VERBOSE) {name}")
+        _require_rewritten(url, name, said)
+
+    connection.add_notice_handler(listen)
+    try:
+        if connection.execute(UNSAMPLED, (table, list(columns))).fetchone() == (True,):
+            vacuum(table)
+            return
+        for column in columns:  # to alter the type, be it to what it is, drops a column's statistics
+            connection.execute(f"ALTER TABLE {table} ALTER COLUMN {quoted(column)} TYPE bytea")
+        vacuum(table)
+        vacuum("pg_catalog.pg_statistic")
+        connection.execute(unsampled(table, columns))
+    finally:
+        connection.remove_notice_handler(listen)
+
+
+def _require_rewritten(url: ServerURL, name: str, said: list[tuple[str, str]]) -> None:
+    """From what VACUUM says: a warning that it passes the table over, or how many rows are dead and had to be
+    kept, the first number of its details."""
+    if warning := next((text for severity, text in said if severity == "WARNING"), None):
+        raise StoreError(
+            f"{url.shown}: {name} was not rewritten: {warning.partition(';')[0]}",
+            hint="let the owner of the database do it: what was erased may still be in its files",
+        )
+    kept = [re.search(r"; (\d+)", text) for severity, text in said if severity == "INFO"]
+    if any(found is not None and int(found[1]) for found in kept):
+        raise StoreError(
+            f"{url.shown}: an open transaction still sees rows of {name} as they were",
+            hint="end it (pg_stat_activity, pg_prepared_xacts and pg_replication_slots name it), then run "
+            "`eventchain erase --resume`",
+        )

@@ -52,13 +52,21 @@ class BlockView:
     previous_seal: bytes | None = None
 
 
+class Hidden(NamedTuple):
+    """What a leaf's commitment is made with: the salt, or itself where the event was erased."""
+
+    salt: bytes | None
+    commitment: bytes | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """All that an outsider needs to see that a sealed block commits to an event. leaf: the stored hash;
-    path: the audit path, nearest hash first (RFC 6962), to the root that ``block`` states."""
+    """All that an outsider needs to see that a sealed block commits to an event; of one that was erased, to
+    everything but its data and metadata. leaf: the stored hash; path: the audit path, nearest hash first
+    (RFC 6962), to the root that ``block`` states."""
 
     event: Event
-    salt: bytes
+    hidden: Hidden
     leaf: bytes
     index: int
     path: tuple[bytes, ...]
@@ -186,8 +194,17 @@ class ChainView:
             what = "is not in the chain yet" if index is None else "is in a block that is not sealed yet"
             raise EventChainError(f"the event {what}", hint="`eventchain mine` seals it")
         path = inclusion_proof(index, newest.said.size, self.log.node)
-        salt, _ = self.log.salt_and_position(index)
-        return Proof(event, salt, self.log.leaf(index), index, tuple(path), newest)
+        event, hidden = self.hidden(event, index)
+        return Proof(event, hidden, self.log.leaf(index), index, tuple(path), newest)
+
+    def hidden(self, event: Event, index: int) -> tuple[Event, Hidden]:
+        """What hides the payload of the leaf at ``index``, and its event: of one that was erased without data
+        and metadata, whatever its row still holds."""
+        salts = self.log.salts(index, index + 1)
+        if salts.commitments is not None and salts.erased[0]:
+            kept = salts.commitments[0].tobytes()
+            return event._replace(data=None, metadata=None), Hidden(None, kept)
+        return event, Hidden(salts.salts[0].tobytes())
 
 
 def events_of(batch: Any) -> list[Event]:

@@ -78,6 +78,10 @@ class Database(Protocol):
         """A connection in a transaction that commits on leaving, durable, or rolls back on an exception."""
         ...
 
+    def scrub(self) -> None:
+        """See the contract of a chain store. Its writer calls it, in no transaction."""
+        ...
+
     def explain(self, error: Exception) -> StoreError:
         """What a foreign error means and what to do about it."""
         ...
@@ -292,6 +296,14 @@ class SQLChainStore:
     def add_events(self, branch: int, batch: Any) -> None:
         columns = {name: batch[name].to_pylist() for name in EVENT_SCHEMA.names}
         self._write(_ADD_EVENTS, branch=[branch] * batch.num_rows, **columns)
+
+    # -- for erasures
+
+    def scrub(self) -> None:
+        if not self._writing or getattr(self._own, "connection", None) is not None:
+            raise RuntimeError("scrubbing belongs inside writer(), in no transaction")
+        with self._errors():
+            self._database.scrub()
 
     # -- for verify
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "mine": "mine:command",
     "run": "run:command",
     "verify": "verify:command",
+    "erase": "erase:command",
     "status": "status:command",
     "tree": "tree:command",
     "show": "show:command",

@@ -82,10 +82,13 @@ def _print(receipt: Receipt, as_json: bool) -> None:
             "block": receipt.block,
             "time": receipt.time,
             "confirmations": receipt.confirmations,
+            "erased": receipt.erased,
         }
         print_json(values)
         return
     name = f"event {printable(event.id.decode('utf-8', 'replace'))} at position {event.position}"
+    if receipt.erased:
+        name += ", erased"
     if receipt.sealed:
         click.echo(
             f"{name}: sealed in block {receipt.block}, "

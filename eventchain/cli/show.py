@@ -12,7 +12,7 @@ from eventchain.cli.common import config_option, json_option, note, print_json, 
 
 if TYPE_CHECKING:
     from eventchain.assembly import Chain
-    from eventchain.chain.view import BlockView, ChainView, Event
+    from eventchain.chain.view import BlockView, ChainView, Event, Hidden
 
 SHOWN = 2000
 """Characters of data and metadata that are shown; --json shows all."""
@@ -59,10 +59,10 @@ def command(what: str, config_file: Path, kind: str | None, proof: bool, as_json
         if proof:
             _proof(view, events[0])
         elif as_json:
-            print_json([_event_json(view, event) for event in events])
+            print_json([_event_json(chain, view, event) for event in events])
         else:
             for event in events:
-                _print_event(view, event)
+                _print_event(chain, view, event)
 
 
 def _digits(what: str) -> int | None:
@@ -160,30 +160,45 @@ def _print_block(view: ChainView, block: BlockView) -> None:
 # -- an event -----------------------------------------------------------------------------------------
 
 
-def _place(view: ChainView, event: Event) -> dict[str, Any]:
-    """Where the chain has the event. Whether it is still what was sealed is said too."""
+def _place(chain: Chain, view: ChainView, index: int | None, event: Event, hidden: Hidden) -> dict[str, Any]:
+    """Where the chain has the event. Whether it is still what was sealed is said too, and who erased it."""
     from eventchain.chain.proof import leaf_of
     from eventchain.formats.manifest import encode_digest
 
-    index = view.index_of(event.position)
     if index is None:
         return {"state": "not in the chain yet"}
-    height = view.block_of(index)
-    leaf, (salt, _) = view.log.leaf(index), view.log.salt_and_position(index)
-    return {
+    height, leaf = view.block_of(index), view.log.leaf(index)
+    place = {
         "state": "sealed" if height <= view.sealed_height else "not mined yet",
         "block": height,
         "index": index,
         "leaf": encode_digest(leaf),
-        "as_sealed": leaf_of(event, salt) == leaf,
+        "as_sealed": leaf_of(event, hidden) == leaf,
     }
+    return place if hidden.commitment is None else place | {"erased": _erasure(chain, event.position)}
+
+
+def _erasure(chain: Chain, position: int) -> dict[str, Any] | None:
+    """The record of the event's erasure."""
+    from eventchain.erasure.records import Records
+
+    record = Records(chain.store).of(position)
+    if record is None:
+        return None
+    erasure = record.erasure
+    return {"record": record.id, "actor": erasure.actor, "reason": erasure.reason, "time": record.time}
 
 
 def _unknown(value: int) -> int | None:
     return None if value == -(2**63) else value
 
 
-def _event_json(view: ChainView, event: Event) -> dict[str, Any]:
+def _event_json(chain: Chain, view: ChainView, event: Event) -> dict[str, Any]:
+    from eventchain.chain.view import Hidden
+
+    index, hidden = view.index_of(event.position), Hidden(None)
+    if index is not None:
+        event, hidden = view.hidden(event, index)
     values: dict[str, Any] = {
         "position": event.position,
         "stream": event.stream.decode("utf-8", "replace"),
@@ -197,20 +212,28 @@ def _event_json(view: ChainView, event: Event) -> dict[str, Any]:
             values[name] = None if value is None else value.decode("utf-8")
         except UnicodeDecodeError:
             values[f"{name}_base64"] = b64encode(value or b"").decode("ascii")
-    return values | _place(view, event)
+    return values | _place(chain, view, index, event, hidden)
 
 
-def _print_event(view: ChainView, event: Event) -> None:
-    for name, value in _event_json(view, event).items():
+def _print_event(chain: Chain, view: ChainView, event: Event) -> None:
+    for name, value in _event_json(chain, view, event).items():
         if isinstance(value, str) and len(value) > SHOWN:
             value = f"{value[:SHOWN]}… ({len(value):,} characters)"
         if name == "time" and value is not None:
             value = f"{value} ({_iso(value)})"
         if name == "as_sealed":
             value = "yes" if value else "NO: the event or its salt was changed after it was sealed"
+        if name == "erased":
+            value = _told(value)
         if value is None:
             value = "null" if name in ("data", "metadata") else "unknown"
         click.echo(f"{name.replace('_', ' '):<15} {printable(str(value))}")
+
+
+def _told(erasure: dict[str, Any] | None) -> str:
+    if erasure is None:
+        return "WITHOUT A RECORD"
+    return f"{_iso(erasure['time'])} by {erasure['actor']}: {erasure['reason']} ({erasure['record']})"
 
 
 def _iso(microseconds: int) -> str:

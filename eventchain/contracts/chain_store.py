@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 
 TILE = 256
 """Hashes in a full tile, leaves in a full piece (C2SP tlog-tiles)."""
+UNFINISHED = bytes(32)
+"""The digest of a piece in which an erasure was begun: what it destroyed may still be in files."""
 
 
 class Branch(NamedTuple):
@@ -60,10 +62,12 @@ class Extent(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What lies beside a level-0 tile. ``salts``: 16 bytes a leaf, ``positions``: big-endian i64 a leaf.
+    """What lies beside a level-0 tile. ``salts``: 16 bytes a leaf, and behind them the commitments of those
+    that were erased (:mod:`eventchain.formats.salts`); ``positions``: big-endian i64 a leaf.
 
     ``digest`` is SHA-256 over ``salts ‖ positions``. It proves nothing; it only lets verify tell a
-    replaced salt from an altered event.
+    replaced salt from an altered event. While an erasure in the piece is not complete it is
+    :data:`UNFINISHED`.
     """
 
     index: int  # type: ignore[assignment]  # the tile's number; nobody searches a row with tuple.index
@@ -142,6 +146,13 @@ class ChainStore(Protocol):
         ...
 
     def add_events(self, branch: int, batch: Any) -> None: ...
+
+    # -- for erasures
+    def scrub(self) -> None:
+        """Inside ``writer()``, in no transaction: nothing that was overwritten or deleted is left in the
+        store's files on return. What the database keeps besides (backups, replicas, PostgreSQL's WAL) is its
+        administrator's. Raises StoreError where something stands in the way, as a reader of an old state."""
+        ...
 
     # -- for verify
     def strays(self) -> list[str]:

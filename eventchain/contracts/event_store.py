@@ -101,6 +101,12 @@ class EventStore(Protocol):
         """The store's own clock in unix seconds."""
         ...
 
+    def how_to_erase(self, ranges: Sequence[tuple[int, int]]) -> str:
+        """For its administrator, where the store is not ours to write: what to run so that the payloads of
+        the events at these positions (ranges, both ends counted) are gone. After that each event is read with
+        ``data`` and ``metadata`` null, or not at all."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -118,4 +124,11 @@ class AppendableEventStore(EventStore, Protocol):
     def append_batches(self, batches: Any) -> int:
         """Append an iterable of record batches in one transaction, all or nothing; positions are given
         anew, in order, everything else is kept. Returns how many. For imports."""
+        ...
+
+    def erase(self, positions: Any) -> None:
+        """Set ``data`` and ``metadata`` of the events at these positions, (n,) int64, to null, all or none.
+        On return they are nowhere in the store's files. What the database keeps besides (backups, replicas,
+        PostgreSQL's WAL) is its administrator's. Doing it again does no harm, and completes what was broken
+        off. Raises StoreError where something stands in the way, as a reader of an old state."""
         ...

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from eventchain.errors import ConfigError, StoreError
+from eventchain.eventstores.erasing import Ranges, erasing
 from eventchain.eventstores.sqlite_arrow import EventTable
 from eventchain.eventstores.sqlite_columns import UNKNOWN_SQL, json_of, quoted
 from eventchain.eventstores.sqlite_file import SQLiteFile, columns
@@ -70,6 +71,14 @@ class EventsourcingSQLiteStore(SQLiteFile):
         with self._connected() as connection:
             table = self._detect(connection)
         return f"{self._url}{'' if '?' in self._url else '?'}table={quote(table, safe='')}"
+
+    def how_to_erase(self, ranges: Ranges) -> str:
+        """Where the application added columns, which may hold anything, whole rows are deleted."""
+        with self._connected() as connection:
+            table = self._table(connection)
+        columns = [table.data] if table.metadata == "NULL" else []
+        sql = erasing(table.table, columns, table.position, ranges)
+        return f"PRAGMA secure_delete = ON;\n{sql}\nPRAGMA wal_checkpoint(TRUNCATE);"
 
     def _detect(self, connection: sqlite3.Connection) -> str:
         # Everything that the application could take for its events counts, though it cannot be read here: a

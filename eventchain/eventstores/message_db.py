@@ -66,6 +66,9 @@ class MessageDBStore(PostgreSQLTable):
             metadata=METADATA,
         )
 
+    def _payload(self, query: EventQuery) -> list[str]:
+        return ["data", "metadata"]
+
     def _find(self, event_id: str, info: TableInfo) -> tuple[str, tuple[Any, ...]] | None:
         if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", event_id):
             return None

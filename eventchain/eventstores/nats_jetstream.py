@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from datetime import datetime
 from threading import RLock
@@ -112,6 +112,11 @@ class JetStreamEventStore:
     def index_check(self) -> PlainCheck:
         """None: a stream has no index beside its messages."""
         return PlainCheck()
+
+    def how_to_erase(self, ranges: Sequence[tuple[int, int]]) -> str:
+        """Whole messages: JetStream overwrites one that is removed so with random bytes."""
+        sequences = (sequence for first, last in ranges for sequence in range(first, last + 1))
+        return "\n".join(f"nats stream rmm {self._stream} {sequence} --force" for sequence in sequences)
 
     def now(self) -> int:
         """The server's clock, as it stands in its answers."""

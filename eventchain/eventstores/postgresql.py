@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
 import psycopg
 import pyarrow as pa
+from numpy.typing import NDArray
 from psycopg import errors
 
 from eventchain.contracts.event_store import NewEvent
@@ -17,7 +19,7 @@ from eventchain.errors import ConflictError, FormatError, StoreError
 from eventchain.eventstores.postgresql_arrow import TEXTS, EventQuery, parts
 from eventchain.eventstores.postgresql_table import PostgreSQLTable, TableInfo
 from eventchain.formats.event import EVENT_SCHEMA, IRREGULAR, UNKNOWN
-from eventchain.postgresql import fits, home_schema, quoted
+from eventchain.postgresql import fits, home_schema, quoted, rewrite, unsampled
 
 CREATE = """
 CREATE TABLE IF NOT EXISTS {table} (
@@ -56,6 +58,11 @@ CHANNEL = "eventchain_events"
 NOTIFY = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, '')"
 NOTIFY_SECONDS = 0.02
 """Between two notices, at least: who has just seen an event looks again by himself."""
+PAYLOAD = ("data", "metadata")
+ERASE = """
+UPDATE {table} SET data = NULL, metadata = NULL
+WHERE position = ANY(%s::int8[]) AND (data IS NOT NULL OR metadata IS NOT NULL)
+"""
 ATTEMPTS = 20
 """How often to append to "any" version while others append to the same stream."""
 
@@ -90,6 +97,7 @@ class PostgreSQLEventStore(PostgreSQLTable):
             if found is not None and found[0] is None:
                 self._made = name
                 connection.execute(CREATE.format(table=name))
+                connection.execute(unsampled(name, PAYLOAD))
 
     def discard(self) -> None:
         """Drop the table again if it was made by this object, and nothing is in it."""
@@ -198,6 +206,18 @@ class PostgreSQLEventStore(PostgreSQLTable):
             f"SELECT max(version) FROM {info.name} WHERE stream = %s", (stream,)
         ).fetchone()
         return -1 if found is None or found[0] is None else max(int(found[0]), -1)
+
+    # -- erasing
+
+    def erase(self, positions: NDArray[np.int64]) -> None:
+        with self._transaction() as (connection, info):
+            connection.execute(ERASE.format(table=info.name), (positions.tolist(),))
+        with self._connected() as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            try:
+                rewrite(connection, self._server, info.name, PAYLOAD)
+            finally:
+                self.close()  # the next connection only reads again
 
     @contextmanager
     def _transaction(self) -> Iterator[tuple[psycopg.Connection[Any], TableInfo]]:

@@ -15,6 +15,7 @@ import psycopg
 
 from eventchain.contracts.event_store import FenceState
 from eventchain.errors import StoreError
+from eventchain.eventstores.erasing import Ranges, erasing
 from eventchain.eventstores.index_check import PlainCheck
 from eventchain.eventstores.postgresql_arrow import SAVEPOINT, EventQuery, read_events
 from eventchain.eventstores.postgresql_fence import Fence, Look, described, holders_sql, look_sql
@@ -273,6 +274,16 @@ class PostgreSQLTable:
         with self._connected() as connection:
             found = connection.execute("SELECT floor(extract(epoch FROM clock_timestamp()))::int8").fetchone()
             return int(found[0]) if found else 0
+
+    def how_to_erase(self, ranges: Ranges) -> str:
+        with self._described() as (_, info, query):
+            sql = erasing(query.table, self._payload(query), query.position, ranges)
+        return f"{sql}\nVACUUM (FULL, ANALYZE) {info.name};"
+
+    def _payload(self, query: EventQuery) -> list[str]:
+        """The columns to make null so that an event has neither data nor metadata; none where that cannot
+        be, and whole rows are deleted."""
+        return []
 
     def close(self) -> None:
         with self._lock:

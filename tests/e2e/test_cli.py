@@ -27,7 +27,7 @@ from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
 
 from eventchain.chain.build import Builder
 from eventchain.chain.proof import check_proof
-from eventchain.chain.view import ChainView, events_of
+from eventchain.chain.view import ChainView, Hidden, events_of
 from eventchain.chainstores import open_chain_store
 from eventchain.cli import COMMANDS, cli
 from eventchain.cli.common import about, announce, counted
@@ -542,7 +542,7 @@ def test_every_event_has_a_proof_and_a_changed_proof_does_not_hold(chain: Path) 
         for changed in (
             replace(proof, event=event._replace(version=event.version + 1)),
             replace(proof, event=event._replace(metadata=b"")),  # it was null
-            replace(proof, salt=bytes(16)),
+            replace(proof, hidden=Hidden(bytes(16))),
             replace(proof, index=proof.index ^ 1),
             replace(proof, path=proof.path[1:]),
             replace(proof, path=(*proof.path, bytes(32))),

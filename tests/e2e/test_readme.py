@@ -251,6 +251,19 @@ def test_the_documented_script_accepts_a_proof(proven: tuple[Path, dict[str, Any
     assert _checked(folder, proof, *anchor).stderr == "the proof does not hold: anchor\n"
 
 
+def test_the_documented_script_knows_erased_events(proven: tuple[Path, dict[str, Any]]) -> None:
+    folder, good = proven
+    proof = json.loads(json.dumps(good))
+    proof["salt"] = proof["event"]["data_base64"] = proof["event"]["metadata_base64"] = None
+    assert _checked(folder, proof).returncode == 0
+    for name in ("data_base64", "metadata_base64"):  # of which nothing is proven
+        lie = json.loads(json.dumps(proof))
+        lie["event"][name] = good["event"][name]
+        assert _checked(folder, lie).stderr == "the proof does not hold: format\n"
+    proof["event"]["type"] = "U"
+    assert _checked(folder, proof).stderr == "the proof does not hold: entry, leaf, root, manifest\n"
+
+
 def _flip(text: str) -> str:
     """Base64 or hex of other bytes: the first digit changed."""
     return ("1" if text[0] == "0" else "0") + text[1:]

@@ -54,6 +54,7 @@ FLOORS = {
     "mining": CONTRACTS,
     "chain": CONTRACTS | {"mining"},
     "snapshots": CONTRACTS | {"chain", "mining", "projections"},
+    "erasure": CONTRACTS | {"chain"},
     "verify": CONTRACTS,  # nothing of the builder's logic
     "chainstores": CONTRACTS,
     "eventstores": CONTRACTS,
