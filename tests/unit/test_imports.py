@@ -53,7 +53,7 @@ FLOORS = {
     "projections": FORMATS,
     "mining": CONTRACTS,
     "chain": CONTRACTS | {"mining"},
-    "snapshots": CONTRACTS | {"chain", "mining", "projections"},
+    "snapshots": CONTRACTS | {"chain", "erasure", "mining", "projections"},
     "erasure": CONTRACTS | {"chain"},
     "verify": CONTRACTS,  # nothing of the builder's logic
     "chainstores": CONTRACTS,
