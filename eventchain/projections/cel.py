@@ -3,18 +3,20 @@
 CEL is the Common Expression Language (https://cel.dev). Here it sees ``position``, ``stream``, ``version``,
 ``id``, ``type``, ``time`` (a timestamp), and ``data`` and ``metadata``: the JSON object there, an empty one
 when there is none. Whole numbers are int, those beyond 64 bits double. An event for which the expression has
-no value is not taken: a member or a time that the event lacks, things compared that do not compare, text with
-a NUL character, which the library would cut short.
+no value is not taken: a member or a time that the event lacks, things compared that do not compare.
 
 An expression is split at its outermost ``&&``. Each part is worked out for the different values of what it
 names, mostly few, and not for each event: so only these members are parsed, and only of events that the other
-parts took. Which events are taken stays the same, as a conjunction is true only where all its parts are.
+parts took. Which events are taken stays the same, as a conjunction is true only where all its parts are. A
+part that compares one member with a literal is worked out here, since such values may be many.
 """
 
 from __future__ import annotations
 
+import math
+import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -42,10 +44,22 @@ _VARIABLES = {
 }
 _REPEATING = ("stream", "type")  # columns in which few values come again and again
 _REMEMBERED = 100_000
-_TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|' r"'(?:\\.|[^'\\])*'|" r"[A-Za-z_][A-Za-z0-9_]*|&&|\|\||\S", re.S)
-_UNUSUAL_TEXT = re.compile(r"""[rRbB]["']|\"""|'''|//|`|\bevent\b""")  # not taken apart here
+_TOKEN = re.compile(r'"(?:\\.|[^"\\\n])*"|' r"'(?:\\.|[^'\\\n])*'|" r"[A-Za-z_][A-Za-z0-9_]*|&&|\|\||//|\S")
 _PLAIN_STRING = re.compile(r"""(["'])[^"'\\\n]*\1""")
 _UNUSUAL_VALUE = re.compile(rb"[0-9]{19}|\\u0000")
+_COMPARISON = re.compile(
+    r"""\s*(?:data|metadata)(?:\.[A-Za-z_][A-Za-z0-9_]*)+\s*(==|!=|<=|>=|<|>)\s*"""
+    r"""(-?[0-9]+(?:\.[0-9]+)?|"[^"\\\n]*"|'[^'\\\n]*')\s*"""
+)
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_NOTHING: Any = object()
 _CONTAINER = "event"
 _HINT = "it is CEL (https://cel.dev) over " + ", ".join(_VARIABLES)
 
@@ -77,6 +91,7 @@ class _Part:
         self.paths = looked_at(text)
         self._repeats = all(path.members or path.column in _REPEATING for path in self.paths)
         self._known: dict[tuple[Any, ...], bool] = {}
+        self._compares = comparison(text)
         self.cost = (sum(path.column in PAYLOADS for path in self.paths), not self._repeats)
 
     def holds(self, events: Events) -> Any:
@@ -101,6 +116,8 @@ class _Part:
         return np.fromiter(map(known.__getitem__, together), bool, len(together))
 
     def _remembered(self, found: tuple[Any, ...]) -> bool:
+        if self._compares is not None:
+            return self._compares(found[0])
         verdict = self._known.get(found)
         if verdict is None:
             if len(self._known) >= _REMEMBERED:
@@ -126,17 +143,21 @@ class _Part:
 def _put(variables: dict[str, Any], at: Sequence[str], text: bytes | None) -> None:
     """Set the JSON value at the end of a path of members; nothing for what is not JSON, and no payload that
     is not an object."""
-    try:
-        value = parsed(text)
-    except ValueError:
+    value = _value(text)
+    if value is _NOTHING or (len(at) == 1 and not isinstance(value, dict)):
         return
-    if not text or (len(at) == 1 and not isinstance(value, dict)):
-        return
-    if _UNUSUAL_VALUE.search(text):
-        value = _representable(value)
     for name in at[:-1]:
         variables = variables.setdefault(name, {})
     variables[at[-1]] = value
+
+
+def _value(text: bytes | None) -> Any:
+    """What JSON stands for, _NOTHING for what is not JSON."""
+    try:
+        value = parsed(text) if text else _NOTHING
+    except ValueError:
+        return _NOTHING
+    return _representable(value) if text and _UNUSUAL_VALUE.search(text) else value
 
 
 def _representable(value: Any) -> Any:
@@ -149,7 +170,7 @@ def _representable(value: Any) -> Any:
     if isinstance(value, list):
         return list(map(_representable, value))
     if type(value) is int and not -(2**63) <= value < 2**63:
-        return float(value)
+        return float(value) if abs(value) < 10**308 else math.inf if value > 0 else -math.inf
     return value
 
 
@@ -196,13 +217,24 @@ def _complaint(said: str) -> str:
     return re.sub(r"ERROR: <input>:([0-9]+):([0-9]+): ", r"the filter is wrong at line \1, column \2: ", text)
 
 
+def tokens_of(text: str) -> list[re.Match[str]]:
+    """The words and signs of an expression; none for one with comments, quoted names, or strings that are
+    raw, of bytes or of several lines, which are not taken apart here."""
+    tokens = list(_TOKEN.finditer(text))
+    for token, after in zip(tokens, [*tokens[1:], None], strict=True):
+        string_follows = after is not None and after[0][0] in "\"'" and after.start() == token.end()
+        if token[0] in ("//", "`", '"', "'") or (
+            string_follows and (token[0][0] in "\"'" or token[0][0].isalpha())
+        ):
+            return []
+    return tokens
+
+
 def conjuncts(text: str) -> list[str]:
     """The parts between its outermost ``&&``; the whole when something that binds less tightly stands beside
-    them, or when it is written in an unusual way."""
-    if _UNUSUAL_TEXT.search(text):
-        return [text]
+    them, or when it cannot be taken apart."""
     parts, depth, begin = [], 0, 0
-    for token in _TOKEN.finditer(text):
+    for token in tokens_of(text):
         sign = token[0]
         depth += (sign in "([{") - (sign in ")]}")
         if depth == 0 and sign in ("||", "?"):
@@ -213,16 +245,36 @@ def conjuncts(text: str) -> list[str]:
     return [*parts, text[begin:]]
 
 
+def comparison(text: str) -> Callable[[bytes], bool] | None:
+    """For an expression that compares one member with a number or a string: what CEL says of the member's
+    JSON, empty for none. None for any other expression."""
+    match = _COMPARISON.fullmatch(text)
+    if match is None:
+        return None
+    operate, word = _OPERATORS[match[1]], match[2]
+    literal: Any = word[1:-1] if word[0] in "\"'" else float(word) if "." in word else int(word)
+    kinds = (str,) if isinstance(literal, str) else (int, float)
+
+    def compares(found: bytes) -> bool:
+        value = _value(found)
+        if type(value) not in kinds:  # what differs in kind is unequal, and neither less nor greater
+            return operate is operator.ne and value is not _NOTHING
+        if type(value) is type(literal):
+            return operate(value, literal)
+        return operate(float(value), float(literal))
+
+    return compares
+
+
 def looked_at(text: str) -> tuple[Path, ...]:
     """Everything of an event that an expression can depend on, a payload without members being the whole."""
-    names = tuple(_VARIABLES)
-    found = set(map(Path, names))
-    if not _UNUSUAL_TEXT.search(text):
-        found = set(_paths(_TOKEN.findall(text)))
-        names = tuple(sorted({path.column for path in found}))
+    tokens = [token[0] for token in tokens_of(text)]
+    found = set(_paths(tokens))
     try:
-        compiled(text, names)
-    except ProjectionError:  # it names more than was seen
+        if not tokens or _CONTAINER in tokens:
+            raise ProjectionError("not taken apart")
+        compiled(text, sorted({path.column for path in found}))
+    except ProjectionError:  # it may name more than was seen
         found = set(map(Path, _VARIABLES))
     covered = [path for path in found if any(_within(path, other) for other in found)]
     return tuple(sorted(found.difference(covered), key=str))

@@ -17,8 +17,8 @@ from eventchain.projections.projection import Projection, by_columns
 PAGE = 131_072
 """Events that all projections see before the next ones are touched. The more, the less often a projection
 that works on columns comes back to the same key of its state."""
-PART = 4096
-"""Events that are objects at a time."""
+PART = 256
+"""Events that are objects at a time: few, so that their parsed JSON is still in the cache when it is used."""
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ _NOTHING = msgspec.Raw()
 _ONE_LEVEL = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _NO_FIELD = re.compile(r'["\\\x00-\x1f]')  # names that msgspec does not give to fields
-_AT_ONCE = 8192
+_AT_ONCE = 2048
 
 
 def member(payload: Any, members: Members) -> Any:

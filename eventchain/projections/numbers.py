@@ -30,7 +30,7 @@ class Numbers(NamedTuple):
             return self
         factor = 10 ** (scale - self.scale)
         units = self.units
-        if units.dtype != object and len(units) and int(abs(units).max()) * factor >= 2**63:
+        if units.dtype != object and (factor >= 2**63 or (abs(units) > 2**63 // factor - 1).any()):
             units = units.astype(object)
         return Numbers(units * factor, scale)
 
@@ -46,11 +46,11 @@ class NotANumber(ValueError):
 
 def numbers(texts: Any) -> Numbers:
     """The numbers that JSON texts are, or hold as strings: an Arrow array of binary. Raises NotANumber."""
-    return _plain(texts) or _any(texts.to_pylist())
+    return short_numbers(texts) or _any(texts.to_pylist())
 
 
-def _plain(texts: Any) -> Numbers | None:
-    """As in nearly all events: short and written without quotes and exponents; None otherwise."""
+def short_numbers(texts: Any) -> Numbers | None:
+    """The same where all are short and without quotes and exponents, as in nearly all events; else None."""
     lengths = pc.binary_length(texts).to_numpy()
     if not len(texts) or lengths.max() > _FITS:
         return None

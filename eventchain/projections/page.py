@@ -228,6 +228,8 @@ class _NumberCells(_Cells):
 def _name(value: bytes) -> str | None:
     if value[:1] in b"{[n":  # also for nothing
         return None
+    if value.startswith(b'"') and b"\\" not in value:
+        return value[1:-1].decode()
     if value.startswith(b'"'):
         name: str = json.loads(value)
         return name

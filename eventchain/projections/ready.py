@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from dataclasses import dataclass, field
 from decimal import Decimal
 from json.encoder import encode_basestring
@@ -11,9 +10,9 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
-from eventchain.projections.numbers import numbers
+from eventchain.projections.members import strings
+from eventchain.projections.numbers import short_numbers
 from eventchain.projections.page import Events
 from eventchain.projections.path import Path
 from eventchain.projections.projection import Projection, canonical
@@ -145,9 +144,16 @@ class Sum(ReadyMade[Totals]):
         return canonical({name: _decimal(units, state.scale) for name, units in state.units.items()})
 
     def load(self, data: bytes) -> Totals:
-        values: dict[str, str] = json.loads(data)
-        found = numbers(pa.array([value.encode() for value in values.values()], pa.binary()))
-        return Totals(dict(zip(values, found.units.tolist(), strict=True)), found.scale)
+        values: dict[str, str] = msgspec.json.decode(data, type=dict[str, str])
+        short = short_numbers(strings([value.encode() for value in values.values()]))
+        if short is not None:
+            return Totals(dict(zip(values, short.units.tolist(), strict=True)), short.scale)
+        places = {name: len(value.partition(".")[2]) for name, value in values.items()}
+        scale = max(places.values(), default=0)
+        units = {
+            name: int(value.replace(".", "")) * 10 ** (scale - places[name]) for name, value in values.items()
+        }
+        return Totals(units, scale)
 
 
 def _sums(codes: Any, units: Any, groups: int) -> tuple[Any, Any]:

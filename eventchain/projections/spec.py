@@ -12,10 +12,11 @@ from eventchain.reader import Reader
 
 if TYPE_CHECKING:
     from eventchain.projections.filter import Filter
+    from eventchain.projections.fold import Run
     from eventchain.projections.projection import Projection
 
-READY: dict[str, tuple[str, ...]] = {"latest": (), "count": ("by",), "sum": ("path", "by")}
-"""The ready-made projections and the options of each."""
+READY: dict[str, dict[str, bool]] = {"latest": {}, "count": {"by": False}, "sum": {"path": True, "by": False}}
+"""The ready-made projections with the options of each, and whether one must be given."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _RESERVED = ("tile", "checkpoint", "erasures")
@@ -87,6 +88,21 @@ class Spec:
         except ProjectionError as error:
             raise ProjectionError(f"projection {self.name}: {error.message}", hint=error.hint) from error
 
+    def run(self, state: bytes | None = None, size: int = 0) -> Run:
+        """A run from a dumped state that covers so many events, or from the beginning. Raises
+        ProjectionError, as ``projection`` and ``filter`` do."""
+        from eventchain.projections.fold import Run
+
+        projection, filter = self.projection(), self.filter()
+        try:
+            begins = projection.initial() if state is None else projection.load(state)
+        except Exception as error:
+            what = "initial" if state is None else "load"
+            raise ProjectionError(
+                f"projection {self.name}: {what}: {type(error).__name__}: {error}"
+            ) from error
+        return Run(self.name, projection, filter, begins, size)
+
 
 def check_name(name: str) -> str:
     """The name itself. Raises ProjectionError for one that cannot be part of an origin."""
@@ -129,10 +145,11 @@ def _spec(reader: Reader, name: str, values: dict[str, Any]) -> Spec:
             f"{reader.at('use', table)}: there is no projection {use!r}",
             hint=f"{', '.join(READY)}, or an import string, as shop.totals:OrderTotals",
         )
-    own = READY.get(use, ("options",))
+    own = READY.get(use, {"options": False})
     reader.check_keys(values, (*_KEYS, *own), table)
     if use in READY:
-        options = {key: reader.take(values, key, str, table=table) for key in own if key in values}
+        wanted = [key for key, needed in own.items() if needed or key in values]
+        options = {key: reader.take(values, key, str, table=table) for key in wanted}
     else:
         options = reader.take(values, "options", dict, {}, table)
     return Spec(
