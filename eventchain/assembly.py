@@ -24,6 +24,7 @@ from eventchain.projections.spec import Spec
 
 if TYPE_CHECKING:
     from eventchain.chain.sealed import Receipt
+    from eventchain.erasure.records import Records
     from eventchain.snapshots.branch import Pin
     from eventchain.snapshots.check import Checked
     from eventchain.snapshots.restore import Restored
@@ -221,6 +222,12 @@ class Chain:
             [series_named(self.store, self.projections, name) for name in names],
             progress,
         )
+
+    def erasures(self) -> Records:
+        """The records of what was lawfully erased, oldest first."""
+        from eventchain.erasure.records import Records
+
+        return Records(self.store)
 
     def verify(
         self,

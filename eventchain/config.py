@@ -7,8 +7,8 @@ command means the same wherever it is typed.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,7 +18,7 @@ from urllib.parse import quote
 from eventchain.errors import ConfigError
 from eventchain.formats.anchor import Anchor
 from eventchain.projections.spec import Spec, specs
-from eventchain.reader import Reader
+from eventchain.toml_reader import TomlReader
 
 DEFAULT_FILE = "eventchain.toml"
 DEFAULT_BACKEND = "auto"
@@ -66,6 +66,12 @@ block_seconds = 1.0
 # webhook = "https://example.com/sealed"
 # nats = "nats://localhost:4222"
 # postgresql = "postgresql:///orders"
+
+# A projection, whose states are sealed as snapshots: docs/snapshots.md
+# [projection.totals]
+# use = "sum"
+# path = "data.amount"
+# every = "10000 events"
 """
 
 
@@ -134,11 +140,8 @@ class Config:
     @classmethod
     def parse(cls, text: str, path: Path) -> Config:
         """The configuration that ``text``, the content of ``path``, states. Raises ConfigError."""
-        try:
-            values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path} is not TOML: {error}", hint="compare it with a new one") from None
-        reader = Reader(text, path)
+        reader = TomlReader(text, path, "a new one")
+        values = reader.values
         reader.check_keys(values, [*_names(cls)[:-1], "projection"], "")
         mining = reader.take(values, "mining", dict, {})
         reader.check_keys(mining, _names(Mining), "mining")
@@ -172,8 +175,9 @@ class Config:
 
 
 def resolve(url: str, folder: Path) -> str:
-    """The URL with a relative SQLite path (``sqlite:///events.db``, three slashes) made absolute. Raises
-    ConfigError for SQLite's name of a database in memory."""
+    """The URL with a relative SQLite path (``sqlite:///events.db``, three slashes) made absolute, and with it
+    that of a mapping's file. Raises ConfigError for SQLite's name of a database in memory."""
+    url = _MAPPING.sub(lambda found: f"{found[1]}{quote(str(folder))}/{found[2]}", url)
     scheme, separator, path = url.partition(":///")
     if separator and scheme.endswith("sqlite") and path.partition("?")[0] == ":memory:":
         raise ConfigError(
@@ -227,6 +231,10 @@ def write_atomically(path: Path, content: str | bytes, *, private: bool = False)
         raise
 
 
+# -- reading ------------------------------------------------------------------------------------------
+
+_MAPPING = re.compile(r"(://.*[?&]mapping=)(?!/)([^&]*\.toml)(?=&|$)")
+"""The path of a mapping's file; what does not end like one is the name of a preset."""
 _PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) not in "%?#")
 
 

@@ -7,8 +7,9 @@ variables, ``~/.pgpass``, a service file. No message shows a password.
 from __future__ import annotations
 
 import os
+import re
 import select
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -28,6 +29,10 @@ except ImportError as error:
 OLDEST = 130000
 """PostgreSQL 13, the oldest that this is written for."""
 CONNECT_SECONDS = 10
+# A host that vanished is noticed after half a minute, by us and by the server, which then ends our session
+# with its locks: by default each would wait for hours.
+KEEPALIVE = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "4"}
+TCP_TIMEOUT = {"tcp_user_timeout": "30000"}
 FORM = "write it as postgresql://user@host:5432/database; in a password %XX stands for other characters"
 SETTINGS = {
     "search_path": None,  # below: nobody's schema comes before PostgreSQL's own functions
@@ -44,6 +49,8 @@ SETTINGS = {
     "bytea_output": "hex",
     "xmlbinary": "base64",
     "lc_monetary": "C",
+    **{f"tcp_{name}": value for name, value in KEEPALIVE.items()},
+    **TCP_TIMEOUT,
 }
 """What is set in each session, whatever the server, the database or the role has."""
 
@@ -112,6 +119,7 @@ def connect(url: ServerURL, *, read_only: bool = True) -> psycopg.Connection[tup
     elsewhere = given.get("service") or os.environ.get("PGSERVICE") or os.environ.get("PGCONNECT_TIMEOUT")
     if "connect_timeout" not in given and not elsewhere:
         more["connect_timeout"] = CONNECT_SECONDS
+    more |= {name: value for name, value in {**KEEPALIVE, **TCP_TIMEOUT}.items() if name not in given}
     try:
         # No prepared statements: they do not get on with connection poolers.
         connection = psycopg.connect(url.conninfo, autocommit=True, prepare_threshold=None, **more)
@@ -153,6 +161,19 @@ def is_alive(connection: psycopg.Connection[Any]) -> bool:
     return not connection.closed
 
 
+def home_schema(connection: psycopg.Connection[Any], url: ServerURL) -> str:
+    """Where an unqualified name would be made, if PostgreSQL's own schema were not put first. Raises
+    StoreError where the role's path names no schema."""
+    found = connection.execute(
+        "SELECT s FROM unnest(current_schemas(false)) AS s WHERE s <> 'pg_catalog' LIMIT 1"
+    ).fetchone()
+    if found is None:
+        raise StoreError(
+            f"{url.shown}: the role's search_path has no schema", hint="name one: ?schema=public"
+        )
+    return str(found[0])
+
+
 def explained(error: Exception, url: ServerURL) -> StoreError:
     """What a driver's error means and what to do about it."""
     state = getattr(error, "sqlstate", None) or ""
@@ -183,3 +204,67 @@ def fits(text: str) -> bool:
 def quoted(name: str) -> str:
     """A name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
+
+
+UNSAMPLED = """
+SELECT bool_and(attstattarget = 0) FROM pg_catalog.pg_attribute
+WHERE attrelid = %s::regclass AND attname = ANY(%s)
+"""
+
+
+def unsampled(table: str, columns: Sequence[str]) -> str:
+    """SQL so that ANALYZE never copies values of these columns of the table (its name quoted) into the
+    server's statistics."""
+    return f"ALTER TABLE {table} " + ", ".join(
+        f"ALTER COLUMN {quoted(column)} SET STATISTICS 0" for column in columns
+    )
+
+
+def rewrite(connection: psycopg.Connection[Any], url: ServerURL, table: str, columns: Sequence[str]) -> None:
+    """Write a table (its name quoted) anew, so that nothing of what was changed or deleted in it is left in
+    the server's data files, nor values of these bytea columns in its statistics. The table is locked
+    meanwhile.
+
+    Plain VACUUM leaves the bytes of what it frees in the pages. Raises StoreError where the role may not do
+    it, or an open transaction still sees the old rows.
+    """
+    said: list[tuple[str, str]] = []
+
+    def listen(notice: Any) -> None:
+        message = f"{notice.message_primary}; {notice.message_detail}"
+        said.append((notice.severity_nonlocalized or "", message))
+
+    def vacuum(name: str) -> None:
+        said.clear()
+        connection.execute(f"VACUUM (FULL, VERBOSE) {name}")
+        _require_rewritten(url, name, said)
+
+    connection.add_notice_handler(listen)
+    try:
+        if connection.execute(UNSAMPLED, (table, list(columns))).fetchone() == (True,):
+            vacuum(table)
+            return
+        for column in columns:  # to alter the type, be it to what it is, drops a column's statistics
+            connection.execute(f"ALTER TABLE {table} ALTER COLUMN {quoted(column)} TYPE bytea")
+        vacuum(table)
+        vacuum("pg_catalog.pg_statistic")
+        connection.execute(unsampled(table, columns))
+    finally:
+        connection.remove_notice_handler(listen)
+
+
+def _require_rewritten(url: ServerURL, name: str, said: list[tuple[str, str]]) -> None:
+    """From what VACUUM says: a warning that it passes the table over, or how many rows are dead and had to be
+    kept, the first number of its details."""
+    if warning := next((text for severity, text in said if severity == "WARNING"), None):
+        raise StoreError(
+            f"{url.shown}: {name} was not rewritten: {warning.partition(';')[0]}",
+            hint="let the owner of the database do it: what was erased may still be in its files",
+        )
+    kept = [re.search(r"; (\d+)", text) for severity, text in said if severity == "INFO"]
+    if any(found is not None and int(found[1]) for found in kept):
+        raise StoreError(
+            f"{url.shown}: an open transaction still sees rows of {name} as they were",
+            hint="end it (pg_stat_activity, pg_prepared_xacts and pg_replication_slots name it), then run "
+            "`eventchain erase --resume`",
+        )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from eventchain_reference import open_backend
 from oracle import check_chain
@@ -19,6 +20,8 @@ from eventchain.chain.build import Builder, Built
 from eventchain.chain.sealing import Sealer
 from eventchain.chain.tip import block_link
 from eventchain.chainstores import open_chain_store
+from eventchain.erasure.erase import Outcome, complete, record
+from eventchain.erasure.plan import plan_erasure
 from eventchain.eventstores import open_event_store
 from eventchain.formats.anchor import Anchor
 from eventchain.formats.event import EVENT_SCHEMA
@@ -33,6 +36,8 @@ SNAPSHOTS = f"{ORIGIN}/balances"
 ERASURES = f"{ORIGIN}/erasures"
 SOURCE = "eventchain-sqlite/1"
 BITS = bits_for_difficulty(4)
+ERASED = (20, 199, 200)
+"""The positions of events that are erased in the grown chain."""
 
 
 class Clock:
@@ -95,6 +100,16 @@ class Chain:
             if builder is not Builder:
                 sealer.builder = builder(store, self.clock)
             yield Work(store, events, sealer)
+
+    def complete(self) -> Outcome:
+        """Destroy what is on record as erased."""
+        with self.opened() as (store, events), store.writer():
+            return complete(store, events)
+
+    def erase(self, *positions: int) -> Outcome:
+        with self.working() as work:
+            work.record(positions)
+        return self.complete()
 
     def verify(self, anchors: Sequence[Anchor] = (), now: float | None = None) -> Report:
         with self.opened() as (store, events):
@@ -163,22 +178,10 @@ class Work:
         else:
             self.seal(lambda builder: builder.add_child(trunk, height, SNAPSHOTS, events, height))
 
-    def erasure(self, number: int) -> None:
-        """A block with one event of a branch that forks at genesis and pins nothing."""
-        events = child_event(
-            stream=ERASURES,
-            version=number,
-            id=f"{ERASURES}/{number}",
-            type="eventchain.erasure",
-            time=self.builder.now() * 10**6,
-            data=b'{"actor":"dpo","mode":"erased","origin":"example.com/orders","positions":[]}',
-            metadata=None,
-        )
-        tips = self.builder.tips
-        if ERASURES in tips:
-            self.seal(lambda builder: builder.extend_child(tips[ERASURES], events))
-        else:
-            self.seal(lambda builder: builder.add_child(builder.trunk, 0, ERASURES, events))
+    def record(self, positions: Sequence[int], block_events: int = 48) -> None:
+        """Put an erasure on record and seal it; :meth:`Chain.complete` destroys what it names."""
+        plan = plan_erasure(self.store, self.events, np.array(sorted(positions)))
+        record(self.sealer, plan, "a request", "dpo", block_events)
 
     def child_lines(self) -> None:
         """An empty trunk block for the children that grew."""
@@ -212,18 +215,19 @@ def new_chain(folder: Path, policy: Policy | None = None) -> Chain:
 
 
 def grown_chain(folder: Path) -> Chain:
-    """Everything that a chain may hold: 372 events in blocks of up to 48 (two pieces, a tile of level 1),
-    three snapshots, an event like an erasure's record, blocks with child lines only, a tightened policy."""
+    """Everything that a chain may hold: 372 events in blocks of up to 48 (two pieces, a tile of level 1), of
+    which three are erased, three snapshots, blocks with child lines only, a tightened policy."""
     chain = new_chain(folder)
+    seal = lambda: work.sealer.seal_backlog(48)  # noqa: E731
     with chain.working() as work:
-        seal = lambda: work.sealer.seal_backlog(48)  # noqa: E731
         work.append(0, 200)
         chain.clock.tick()
         seal()  # 1 to 5
         work.snapshot(b"state 1")
         chain.clock.tick()
-        work.erasure(0)
-        seal()  # 6: no event, two child lines
+        work.record(ERASED)  # 6: no event, two child lines
+    chain.complete()
+    with chain.working() as work:
         chain.clock.tick()
         work.append(200, 100)
         seal()  # 7 to 9

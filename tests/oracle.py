@@ -18,6 +18,7 @@ from typing import Any
 
 from unit.plain_format import (
     Event,
+    entry,
     header,
     largest_power_below,
     leaf,
@@ -64,6 +65,7 @@ def _check_chain(store: Any, events: Any, now: float) -> None:
     assert policy["source"] == events.source
     for branch in branches.values():
         check_children(branch, branches)
+    check_erasures(store, list(branches.values()))
 
 
 # -- what is kept of a branch
@@ -76,6 +78,7 @@ class Branch:
     parent: Branch | None = None
     fork: int = -1
     blocks: list[dict[str, Any]] = field(default_factory=list)
+    erased: list[int] = field(default_factory=list)
 
     def at(self, height: int) -> dict[str, Any]:
         """The block at a height of this branch's own path, through its fork."""
@@ -282,6 +285,34 @@ def check_children(parent: Branch, branches: dict[str, Branch]) -> None:
                     assert not due, f"{where}: does not name {child.origin} {block['height']}"
 
 
+def check_erasures(store: Any, branches: list[Branch]) -> None:
+    """Exactly what sealed records name was erased."""
+    trunk, *children = branches
+    base = trunk.origin.partition("@")[0]
+    recorded: list[int] = []
+    for branch in children:
+        assert not branch.erased, f"{branch.origin}: an erasure on a child branch"
+        if branch.origin != f"{base}/erasures":
+            continue
+        assert (branch.parent, branch.fork) == (trunk, 0), f"{branch.origin}: forks elsewhere"
+        first = 0
+        records = list(all_events(lambda after, n, id_=branch.id: store.events(id_, after, n)))
+        for said in branch.blocks:
+            for number in range(first, said["size"] if said["seal"] else first):
+                event = records[number]
+                id_ = f"{branch.origin}/{number}"
+                time = said["built"] * 10**6
+                wanted = (number, branch.origin, number, id_, "eventchain.erasure", time)
+                assert event[:6] == wanted, id_
+                told = json.loads(event.data)
+                assert sorted(told) == ["actor", "mode", "origin", "positions", "reason"], id_
+                assert (told["mode"], told["origin"]) == ("erased", trunk.origin), id_
+                for start, end in told["positions"]:
+                    recorded += range(int(start), int(end) + 1)
+            first = said["size"]
+    assert sorted(recorded) == trunk.erased, "what is erased is not what the records say"
+
+
 # -- the log
 
 
@@ -297,12 +328,18 @@ def check_log(store: Any, branch: Branch, read: Callable[[int | None, int], Any]
     """Every event is the leaf that stands for it; every root, tile and piece is of these leaves."""
     name, size = branch.origin, branch.blocks[-1]["size"]
     events = {event.position: event for event in all_events(read)}
-    salts, positions = read_pieces(store, branch, size)
+    salts, positions, kept = read_pieces(store, branch, size)
 
     leaves: list[bytes] = []
     for index, position in enumerate(positions):
         assert position in events, f"{name}: the event at {position}, leaf {index}, is missing"
-        leaves.append(leaf(events[position], salts[index]))
+        event = events[position]
+        if index in kept:
+            assert event.data is event.metadata is None, f"{name}: a payload at {position}, erased"
+            leaves.append(sha256(b"\0" + entry(event, kept[index])))
+        else:
+            leaves.append(leaf(event, salts[index]))
+    branch.erased = sorted(positions[index] for index in kept)
     check_tiles(store, branch, leaves)
 
     @cache
@@ -355,18 +392,24 @@ def check_snapshot(branch: Branch, said: dict[str, Any], event: Event) -> None:
     )
 
 
-def read_pieces(store: Any, branch: Branch, size: int) -> tuple[list[bytes], list[int]]:
+def read_pieces(store: Any, branch: Branch, size: int) -> tuple[list[bytes], list[int], dict[int, bytes]]:
+    """Salts and positions of all leaves, and by leaf the commitments of those that were erased."""
     salts: list[bytes] = []
     positions: list[int] = []
+    kept: dict[int, bytes] = {}
     for index, piece in enumerate(paged(lambda first: store.pieces(branch.id, first, 100))):
         count = min(256, size - 256 * index)
         where = f"{branch.origin}: piece {index}"
-        assert (piece.index, len(piece.salts), len(piece.positions)) == (index, 16 * count, 8 * count), where
+        erased = [at for at in range(count) if piece.salts[16 * at : 16 * at + 16] == bytes(16)]
+        sizes = (index, 16 * count + 32 * len(erased), 8 * count)
+        assert (piece.index, len(piece.salts), len(piece.positions)) == sizes, where
+        for number, at in enumerate(erased):
+            kept[256 * index + at] = piece.salts[16 * count + 32 * number :][:32]
         assert sha256(piece.salts + piece.positions) == piece.digest, f"{where}: its digest"
         salts += [piece.salts[at : at + 16] for at in range(0, 16 * count, 16)]
         positions += struct.unpack(f">{count}q", piece.positions)
     assert len(positions) == size, f"{branch.origin}: pieces of {len(positions)} leaves, not {size}"
-    return salts, positions
+    return salts, positions, kept
 
 
 def check_tiles(store: Any, branch: Branch, leaves: list[bytes]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +48,23 @@ class Server:
 
     def execute(self, *statements: str, url: str | None = None) -> list[Any]:
         return execute(url or self.url(), *statements)
+
+    def kill(self) -> None:
+        """kill -9 of the server; its other processes end when they notice."""
+        process = self._server.get_postmaster_info().process
+        process.kill()
+        process.wait(60)
+
+    def start(self) -> None:
+        """Again, after a kill."""
+        for attempt in range(60):
+            try:
+                self._server.ensure_postgres_running()
+                return
+            except subprocess.SubprocessError:  # what is left of the old one is still there
+                if attempt == 59:
+                    raise
+                time.sleep(0.5)
 
     def close(self) -> None:
         self._server.cleanup()

@@ -1,31 +1,27 @@
 """The sealed events of a branch, in the order of its log, each held against its leaf.
 
-For those who act on events: projections, process managers, snapshots. What comes out is what was sealed.
-Readers need no lock and may run beside a sealer.
+For those who act on events: projections, process managers, snapshots. What comes out is what was sealed. An
+event that was erased comes without data and metadata, whatever its row still holds; where an erasure took the
+whole row, it is passed over. Readers need no lock and may run beside a sealer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
 from eventchain.chain.nodes import LogReader
 from eventchain.chain.prefix import SealedPrefix, trunk_of
+from eventchain.chain.rows import Read, rows_at, without_payload
 from eventchain.contracts.chain_store import TILE, Branch, ChainStore
 from eventchain.contracts.event_store import EventStore
 from eventchain.errors import EventChainError, StoreError
-from eventchain.formats.leaf import leaf_hashes
 
 BATCH = 64 * TILE
 """Leaves that are taken from the log at a time."""
-
-Read = Callable[[int | None, int], Any]
-"""An event store's ``read``."""
 
 
 class Stretch(NamedTuple):
@@ -87,29 +83,22 @@ def _checked(log: LogReader, read: Read, first: int, end: int) -> Iterator[Stret
     positions = log.positions(first, end)
     cuts = np.flatnonzero(positions[1:] <= positions[:-1]) + 1
     for start, run in zip(np.concatenate([[0], cuts]), np.split(positions, cuts), strict=True):
-        done = 0
-        while done < len(run):
-            batch = _rows_at(read, run[done:])
-            count = batch.num_rows
-            at = first + int(start) + done
-            salts, leaves = log.salts(at, at + count), log.leaves(at, at + count)
-            wrong = np.flatnonzero((leaf_hashes(batch, salts) != leaves).any(axis=1))
-            if len(wrong):
-                raise not_as_sealed(int(run[done + wrong[0]]), "is not what was sealed")
-            yield Stretch(at, batch)
-            done += count
-
-
-def _rows_at(read: Read, positions: NDArray[np.int64]) -> Any:
-    """The events at the first of these rising positions, at least one."""
-    batch = read(int(positions[0]) - 1 if positions[0] else None, len(positions))
-    found = batch["position"].to_numpy()
-    wanted = np.isin(found, positions)
-    count = int(wanted.sum())
-    missing = np.flatnonzero(found[wanted] != positions[:count])
-    if len(missing) or not count:
-        raise not_as_sealed(int(positions[missing[0] if len(missing) else 0]), "is missing")
-    return batch if wanted.all() else batch.filter(pa.array(wanted))
+        at = first + int(start)
+        salts, leaves = log.salts(at, at + len(run)), log.leaves(at, at + len(run))
+        batch = rows_at(read, run)
+        there = np.isin(run, batch["position"].to_numpy())
+        missing = np.flatnonzero(~there & ~salts.erased)
+        if len(missing):
+            raise not_as_sealed(int(run[missing[0]]), "is missing")
+        rows = np.flatnonzero(there)
+        salts = salts[rows]
+        wrong = np.flatnonzero((salts.leaves(batch) != leaves[rows]).any(axis=1))
+        if len(wrong):
+            raise not_as_sealed(int(run[rows[wrong[0]]]), "is not what was sealed")
+        batch = without_payload(batch, salts.erased)
+        for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
+            if len(part):  # apart where an erasure took whole rows
+                yield Stretch(at + int(rows[part[0]]), batch.slice(int(part[0]), len(part)))
 
 
 def not_as_sealed(position: int, what: str) -> EventChainError:

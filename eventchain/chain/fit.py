@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from eventchain.chain.nodes import LogReader
 from eventchain.chain.tip import block_link
 from eventchain.contracts.chain_store import ChainStore
 from eventchain.contracts.event_store import EventStore
 from eventchain.errors import FormatError, StoreError
 from eventchain.formats.anchor import Anchor
-from eventchain.formats.leaf import leaf_hashes
 from eventchain.formats.manifest import Manifest
+from eventchain.formats.policy import other_source
 
 HINT = "check `store` and `chain` in the configuration; `eventchain verify` names what is wrong"
 
@@ -50,19 +48,22 @@ def misfit(store: ChainStore, events: EventStore, anchors: Sequence[Anchor]) -> 
     except (IndexError, FormatError):
         return "the chain's first or newest block is broken"
     if policy is not None and policy.source != events.source:
-        return f"the chain seals events of {policy.source}, this store is {events.source}"
+        return other_source(policy.source, events.source)
     if said.position is None:
         return None
+    log = LogReader(store, trunk.id)
+    index = log.find(said.position, said.size)
+    salts = None if index is None else log.salts(index, index + 1)
     batch = events.read(said.position - 1 if said.position else None, 1)
+    there = batch.num_rows and batch["position"][0].as_py() == said.position
+    if not there and salts is not None and salts.erased.any() and not hasattr(events, "erase"):
+        return None  # an erasure may take the whole row where the store is another application's
     if not batch.num_rows:  # not by the head: writers may hold it below what is sealed already
         head = events.head()
         where = "is empty" if head is None else f"ends at position {head}"
         return f"the event store {where}, the chain reaches to position {said.position}"
-    log = LogReader(store, trunk.id)
-    index = log.find(said.position, said.size)
-    if index is None or batch["position"][0].as_py() != said.position:
+    if index is None or salts is None or not there:
         return f"the event at position {said.position}, the chain's last, is missing"
-    salt, _ = log.salt_and_position(index)
-    if leaf_hashes(batch, np.frombuffer(salt, np.uint8).reshape(1, -1)).tobytes() != log.leaf(index):
+    if salts.leaves(batch).tobytes() != log.leaf(index):
         return f"the event at position {said.position} is not the one in the chain"
     return None

@@ -10,9 +10,11 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from eventchain.contracts.chain_store import TILE, ChainStore, Piece, Tile
+from eventchain.contracts.chain_store import TILE, UNFINISHED, ChainStore, Piece, Tile
 from eventchain.errors import StoreError
+from eventchain.formats.leaf import SALT
 from eventchain.formats.log import TILE_LEVELS, Frontier, Hashes, pair_up, roots_of
+from eventchain.formats.salts import Salts
 
 
 class LogWriter:
@@ -24,7 +26,7 @@ class LogWriter:
         self.frontier = Frontier.read(size, LogReader(store, branch).node)
         counts = [size >> TILE_LEVELS * level for level in range(TILE_LEVELS)]
         self._partial = [_partial_tile(store, branch, level, count) for level, count in enumerate(counts)]
-        self._salts, self._positions = _partial_piece(store, branch, size)
+        self._salts, self._positions, self._unfinished = _partial_piece(store, branch, size)
 
     @property
     def size(self) -> int:
@@ -69,17 +71,18 @@ class LogWriter:
         self._store.put_tiles(self._branch, tiles)
 
     def _put_pieces(self, first: int, salts: NDArray[np.uint8], positions: NDArray[np.int64]) -> None:
-        all_salts = self._salts + salts.tobytes()
+        all_salts = Salts.join([self._salts, Salts(salts)])
         all_positions = self._positions + positions.astype(">i8").tobytes()
         count = len(all_positions) // 8
         pieces = []
         for start in range(0, count, TILE):
-            piece_salts = all_salts[16 * start : 16 * (start + TILE)]
+            piece_salts = bytes(all_salts[start : start + TILE])
             piece_positions = all_positions[8 * start : 8 * (start + TILE)]
-            digest = piece_digest(piece_salts, piece_positions)
+            digest = UNFINISHED if self._unfinished else piece_digest(piece_salts, piece_positions)
+            self._unfinished &= start + TILE > count  # of the piece that was there, while it grows
             pieces.append(Piece((first + start) // TILE, piece_salts, piece_positions, digest))
         keep = count - count % TILE
-        self._salts, self._positions = all_salts[16 * keep :], all_positions[8 * keep :]
+        self._salts, self._positions = all_salts[keep:], all_positions[8 * keep :]
         self._store.put_pieces(self._branch, pieces)
 
 
@@ -98,15 +101,21 @@ def _partial_tile(store: ChainStore, branch: int, level: int, count: int) -> Has
     return np.frombuffer(raw, np.uint8).reshape(-1, 32)
 
 
-def _partial_piece(store: ChainStore, branch: int, size: int) -> tuple[bytes, bytes]:
+def _partial_piece(store: ChainStore, branch: int, size: int) -> tuple[Salts, bytes, bool]:
+    """Salts and positions of the log's last piece, where it is not full, and whether it is UNFINISHED."""
     index, keep = divmod(size, TILE)
     if not keep:
-        return b"", b""
+        return Salts.read(b"", 0), b"", False
     found = store.pieces(branch, index, 1)
-    salts, positions = (found[0].salts, found[0].positions) if found else (b"", b"")
-    if not found or found[0].index != index or len(salts) < 16 * keep or len(positions) < 8 * keep:
+    if not found or found[0].index != index or not has_leaves(found[0], keep):
         raise damaged(f"piece {index} is missing or cut short")
-    return salts[: 16 * keep], positions[: 8 * keep]
+    salts = Salts.read(found[0].salts, len(found[0].positions) // 8)[:keep]
+    return salts, found[0].positions[: 8 * keep], found[0].digest == UNFINISHED
+
+
+def has_leaves(piece: Piece, leaves: int) -> bool:
+    """Whether the piece reaches that far."""
+    return len(piece.salts) >= SALT * leaves and len(piece.positions) >= 8 * leaves
 
 
 def damaged(what: str) -> StoreError:
@@ -139,15 +148,11 @@ class LogReader:
     def leaf(self, index: int) -> bytes:
         return self.node(0, index)
 
-    def salt_and_position(self, index: int) -> tuple[bytes, int]:
-        """The salt and the position of one leaf."""
-        piece = self._piece(index // TILE)
-        at = index % TILE
-        if len(piece.salts) < 16 * (at + 1) or len(piece.positions) < 8 * (at + 1):
-            raise damaged(f"piece {index // TILE} is cut short")
-        return piece.salts[16 * at : 16 * (at + 1)], int.from_bytes(
-            piece.positions[8 * at : 8 * (at + 1)], "big", signed=True
-        )
+    def position(self, index: int) -> int:
+        """The position of one leaf."""
+        piece = self._piece(index // TILE, index % TILE + 1)
+        at = 8 * (index % TILE)
+        return int.from_bytes(piece.positions[at : at + 8], "big", signed=True)
 
     def positions(self, first: int, end: int) -> NDArray[np.int64]:
         """Positions of leaves ``first`` to ``end``: (n,) int64."""
@@ -165,21 +170,21 @@ class LogReader:
     def leaves(self, first: int, end: int) -> Hashes:
         """Hashes of leaves ``first`` to ``end``: (n, 32) uint8."""
         wanted = range(first // TILE, (end + TILE - 1) // TILE)
-        raw = b"".join(self._whole(self._tile(0, index), 32, index, end) for index in wanted)
+        raw = b"".join(self._whole(index, end) for index in wanted)
         return np.frombuffer(raw, np.uint8).reshape(-1, 32)[first - wanted.start * TILE :][: end - first]
 
-    def salts(self, first: int, end: int) -> NDArray[np.uint8]:
-        """Salts of leaves ``first`` to ``end``: (n, 16) uint8."""
+    def salts(self, first: int, end: int) -> Salts:
+        """Salts of leaves ``first`` to ``end``, and commitments in the place of those that were erased."""
         wanted = range(first // TILE, (end + TILE - 1) // TILE)
-        raw = b"".join(self._whole(self._piece(index).salts, 16, index, end) for index in wanted)
-        return np.frombuffer(raw, np.uint8).reshape(-1, 16)[first - wanted.start * TILE :][: end - first]
+        pieces = [self._piece(index, min(TILE, end - index * TILE)) for index in wanted]
+        parts = [Salts.read(piece.salts, len(piece.positions) // 8) for piece in pieces]
+        return Salts.join(parts)[first - wanted.start * TILE :][: end - first]
 
-    @staticmethod
-    def _whole(raw: bytes, width: int, index: int, end: int) -> bytes:
-        """The rows of tile or piece ``index`` that lie below leaf ``end``."""
-        size = width * min(TILE, end - index * TILE)
+    def _whole(self, index: int, end: int) -> bytes:
+        """The leaf hashes of tile ``index`` that lie below leaf ``end``."""
+        raw, size = self._tile(0, index), 32 * min(TILE, end - index * TILE)
         if len(raw) < size:
-            raise damaged(f"tile or piece {index} is cut short")
+            raise damaged(f"tile 0/{index} is cut short")
         return raw[:size]
 
     def find(self, position: int, size: int) -> int | None:
@@ -187,11 +192,11 @@ class LogReader:
         low, high = 0, size
         while low < high:  # positions rise, but for late leaves
             middle = (low + high) // 2
-            if self.salt_and_position(middle)[1] < position:
+            if self.position(middle) < position:
                 low = middle + 1
             else:
                 high = middle
-        if low < size and self.salt_and_position(low)[1] == position:
+        if low < size and self.position(low) == position:
             return low
         for first in range(0, size, 256 * TILE):  # a late leaf: look everywhere
             end = min(first + 256 * TILE, size)
@@ -206,8 +211,11 @@ class LogReader:
             raise damaged(f"tile {level}/{index} is missing")
         return found[0].hashes
 
-    def _piece(self, index: int) -> Piece:
+    def _piece(self, index: int, leaves: int) -> Piece:
+        """A piece that holds so many leaves at least."""
         found = self._store.pieces(self._branch, index, 1)
         if not found or found[0].index != index:
             raise damaged(f"piece {index} is missing")
+        if not has_leaves(found[0], leaves):
+            raise damaged(f"piece {index} is cut short")
         return found[0]

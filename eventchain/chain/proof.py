@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from eventchain.chain.view import BlockView, Event, Proof
+from eventchain.chain.view import BlockView, Event, Hidden, Proof
 from eventchain.errors import FormatError
 from eventchain.formats.header import HEADER, link_of, meets_target, merkle_root, seal_of, sha256
 from eventchain.formats.log import root_from_inclusion
 from eventchain.formats.manifest import encode_digest
 
 
-def commitment_of(event: Event, salt: bytes) -> bytes:
-    """``H(0x03 ‖ salt ‖ field(data) ‖ field(metadata))``"""
-    return sha256(b"\x03", salt, _field(event.data), _field(event.metadata))
+def commitment_of(event: Event, hidden: Hidden) -> bytes:
+    """``H(0x03 ‖ salt ‖ field(data) ‖ field(metadata))``, or what was kept of it by an erasure."""
+    if hidden.commitment is not None:
+        return hidden.commitment
+    return sha256(b"\x03", hidden.salt or b"", _field(event.data), _field(event.metadata))
 
 
 def entry_of(event: Event, commitment: bytes) -> bytes:
@@ -31,15 +33,17 @@ def entry_of(event: Event, commitment: bytes) -> bytes:
     return b"eventchain/1\n" + numbers + texts + commitment
 
 
-def leaf_of(event: Event, salt: bytes) -> bytes:
+def leaf_of(event: Event, hidden: Hidden) -> bytes:
     """``H(0x00 ‖ entry)``"""
-    return sha256(b"\x00", entry_of(event, commitment_of(event, salt)))
+    return sha256(b"\x00", entry_of(event, commitment_of(event, hidden)))
 
 
 def check_proof(proof: Proof) -> list[str]:
     """What does not hold of a proof, nothing when it is good."""
-    block, wrong = proof.block, []
-    if leaf_of(proof.event, proof.salt) != proof.leaf:
+    block, event, wrong = proof.block, proof.event, []
+    if proof.hidden.salt is None and not (event.data is event.metadata is None):
+        wrong.append("of an erased event nothing proves data or metadata")
+    if leaf_of(proof.event, proof.hidden) != proof.leaf:
         wrong.append("the event is not the one that was sealed, or its salt was replaced")
     if root_from_inclusion(proof.leaf, proof.index, block.said.size, proof.path) != block.said.root:
         wrong.append("the path does not lead to the root that the block states")
@@ -67,9 +71,10 @@ def _check_block(block: BlockView) -> list[str]:
 
 
 def proof_as_dict(proof: Proof) -> dict[str, Any]:
-    """The proof as JSON values: digests and bytes in base64, the header in hex."""
+    """The proof as JSON values: digests and bytes in base64, the header in hex. An erased event has no salt,
+    no data and no metadata."""
     block, event = proof.block, proof.event
-    commitment = commitment_of(event, proof.salt)
+    commitment = commitment_of(event, proof.hidden)
     return {
         "format": "eventchain-proof/1",
         "event": {
@@ -82,7 +87,7 @@ def proof_as_dict(proof: Proof) -> dict[str, Any]:
             "data_base64": _base64(event.data),
             "metadata_base64": _base64(event.metadata),
         },
-        "salt": _base64(proof.salt),
+        "salt": _base64(proof.hidden.salt),
         "commitment": encode_digest(commitment),
         "entry_base64": _base64(entry_of(event, commitment)),
         "leaf": encode_digest(proof.leaf),

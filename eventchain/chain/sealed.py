@@ -30,6 +30,7 @@ class Receipt:
     """What is known of an event. block: height of the block that holds it, None where none does yet; time:
     when that block was mined, unix seconds; confirmations: sealed blocks on top of it; proof: that the newest
     sealed block commits to it. ``time`` and ``proof`` are None, and ``confirmations`` 0, until it is sealed.
+    Of an event that was ``erased`` everything but data and metadata is known.
     """
 
     event: Event
@@ -38,12 +39,13 @@ class Receipt:
     time: int | None = None
     confirmations: int = 0
     proof: Proof | None = None
+    erased: bool = False
 
 
 def find_event(events: EventStore, wanted: str | int) -> Event:
     """The event with this id or at this position. Raises StoreError where there is none, or several."""
     if isinstance(wanted, int):
-        found = [event] if (event := event_at(events, wanted)) else []
+        found = [event] if (event := event_at(events.read, wanted)) else []
     else:
         found = events_of(events.find(wanted))
     if len(found) == 1:
@@ -64,17 +66,17 @@ def receipt_of(store: ChainStore, event: Event) -> Receipt:
         index = view.index_of(event.position)
         if index is None:
             return Receipt(event, sealed=False)
-        salt, _ = view.log.salt_and_position(index)
-        if leaf_of(event, salt) != view.log.leaf(index):
+        event, hidden = view.hidden(event, index)
+        if leaf_of(event, hidden) != view.log.leaf(index):
             raise not_as_sealed(event.position, "is not the one that the chain holds there")
-        height = view.block_of(index)
+        height, erased = view.block_of(index), hidden.salt is None
         if height > view.sealed_height:
-            return Receipt(event, sealed=False, block=height)
+            return Receipt(event, sealed=False, block=height, erased=erased)
         block = view.block(height)
         assert block is not None
         mined = int(np.frombuffer(block.header, HEADER)["time"][0])
         above = view.sealed_height - height
-        return Receipt(event, True, height, mined, above, view.prove(event))
+        return Receipt(event, True, height, mined, above, view.prove(event), erased)
 
 
 class Waiting:

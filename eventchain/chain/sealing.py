@@ -34,7 +34,9 @@ AHEAD = 16_384
 TURN = 0.5
 """Seconds that a turn waits for solutions when there is nothing to build."""
 POLL = 0.02
-"""Seconds between two looks for new events."""
+"""Seconds between two looks for new events, while some arrive."""
+LONGEST_WAIT = 0.5
+"""Seconds between two looks when none have arrived for a while; every wait doubles the next one."""
 CLOCK_EVERY = 60.0
 """Seconds between two looks at the event store's clock."""
 _HEIGHT = (1 << HEIGHT_BITS) - 1
@@ -211,11 +213,15 @@ class Sealer:
     def follow(self, block_events: int, block_seconds: float, report: Callable[[Progress], None]) -> None:
         """Seal events as they arrive, until ``report`` raises: a block is closed when ``block_events`` wait
         for it, or ``block_seconds`` after the first of them was noticed unless mining is behind. Blocks are
-        mined meanwhile.
+        mined meanwhile. A store that tells nobody of new events is looked at after a quarter of
+        ``block_seconds`` at the latest.
 
         Raises PolicyError where the event store's clock does not fit.
         """
         assert self._events is not None
+        told = getattr(self._events, "told", False)
+        longest = LONGEST_WAIT if told else min(LONGEST_WAIT, max(POLL, block_seconds / 4))
+        pause = POLL
         arrivals = Arrivals(self._store, self.builder.trunk, self._events, block_events)
         while True:
             news = arrivals.look()
@@ -234,7 +240,10 @@ class Sealer:
             elif self._unnamed_for(block_seconds):
                 self._name_children()
             elif not news:
-                self._events.wait(POLL)
+                self._events.wait(min(pause, max(0.0, arrivals.since + block_seconds - time.monotonic())))
+                pause = min(2 * pause, longest)
+            if news or chunk is not None:
+                pause = POLL
             report(self.progress)
 
     def _unnamed_for(self, seconds: float) -> bool:

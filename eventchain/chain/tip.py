@@ -17,6 +17,8 @@ HEIGHT_BITS = 40
 """A block every millisecond fills them in 35 years."""
 SCAN = 4096
 """Blocks read at a time."""
+Stated = dict[str, list[Manifest]]
+"""Of each branch the blocks that state a policy."""
 
 
 @dataclass
@@ -65,9 +67,10 @@ def read_tips(store: ChainStore) -> dict[str, Tip]:
     """The tips of all branches by origin. Raises StoreError where the store cannot be gone on from."""
     tips: dict[str, Tip] = {}
     named: dict[str, int] = {}
+    stated: Stated = {}
     for branch in store.branches():
         try:
-            tip = _read_tip(store, branch, tips, named)
+            tip = _read_tip(store, branch, tips, named, stated)
         except FormatError as error:
             raise damaged(f"branch {branch.origin!r}: {error.message}") from error
         if tip is not None:
@@ -78,7 +81,9 @@ def read_tips(store: ChainStore) -> dict[str, Tip]:
     return tips
 
 
-def _read_tip(store: ChainStore, branch: Branch, tips: dict[str, Tip], named: dict[str, int]) -> Tip | None:
+def _read_tip(
+    store: ChainStore, branch: Branch, tips: dict[str, Tip], named: dict[str, int], stated: Stated
+) -> Tip | None:
     newest = store.last_block(branch.id)
     if not len(newest):
         return None
@@ -89,8 +94,10 @@ def _read_tip(store: ChainStore, branch: Branch, tips: dict[str, Tip], named: di
     if fork is not None:
         if fork.origin not in tips:
             raise damaged(f"branch {branch.origin!r} forks from {fork.origin!r}, which is not there")
-        policy = policy_at(store, tips, fork.origin, fork.height)
-    for manifest in _marked(store, branch.id, (b"\npolicy ", b"\nchild ", b"\npin ")):
+        policy = policy_at(store, tips, fork.origin, fork.height, stated)
+    marked = _marked(store, branch.id, (b"\npolicy ", b"\nchild ", b"\npin "))
+    stated[branch.origin] = [manifest for manifest in marked if manifest.policy]
+    for manifest in marked:
         policy = manifest.policy or policy
         pinned = manifest.pin.height if manifest.pin else pinned
         named.update((child.origin, child.height) for child in manifest.children)
@@ -119,11 +126,15 @@ def _read_tip(store: ChainStore, branch: Branch, tips: dict[str, Tip], named: di
     return tip
 
 
-def policy_at(store: ChainStore, tips: dict[str, Tip], origin: str, height: int) -> Policy:
-    """The policy in force at a block of a branch that has been read."""
+def policy_at(
+    store: ChainStore, tips: dict[str, Tip], origin: str, height: int, stated: Stated | None = None
+) -> Policy:
+    """The policy in force at a block of a branch that has been read. What is not in ``stated`` is looked for
+    among all of the branch's blocks."""
     tip = tips[origin]
     policy = None
-    for manifest in _marked(store, tip.branch.id, (b"\npolicy ",)):
+    said = (stated or {}).get(origin)
+    for manifest in _marked(store, tip.branch.id, (b"\npolicy ",)) if said is None else said:
         if manifest.height <= height and manifest.policy:
             policy = manifest.policy
     if policy is not None:
@@ -131,15 +142,16 @@ def policy_at(store: ChainStore, tips: dict[str, Tip], origin: str, height: int)
     fork = Manifest.parse(store.blocks(tip.branch.id, 0, 1).manifests[0]).fork
     if fork is None or fork.origin not in tips:
         raise damaged(f"branch {origin!r} has no policy")
-    return policy_at(store, tips, fork.origin, fork.height)
+    return policy_at(store, tips, fork.origin, fork.height, stated)
 
 
 def _marked(store: ChainStore, branch: int, marks: tuple[bytes, ...]) -> list[Manifest]:
-    """The manifests of a branch that carry one of these lines; the others are not even parsed."""
-    found, first = [], 0
+    """The manifests of a branch that carry one of these lines; the others are not even read."""
+    found: list[Manifest] = []
+    first = 0
     while True:
-        blocks = store.blocks(branch, first, SCAN)
-        found += [Manifest.parse(raw) for raw in blocks.manifests if any(mark in raw for mark in marks)]
+        blocks = store.marked(branch, marks, first, SCAN)
+        found += map(Manifest.parse, blocks.manifests)
         if len(blocks) < SCAN:
             return found
         first = int(blocks.heights[-1]) + 1

@@ -52,13 +52,21 @@ class BlockView:
     previous_seal: bytes | None = None
 
 
+class Hidden(NamedTuple):
+    """What a leaf's commitment is made with: the salt, or itself where the event was erased."""
+
+    salt: bytes | None
+    commitment: bytes | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """All that an outsider needs to see that a sealed block commits to an event. leaf: the stored hash;
-    path: the audit path, nearest hash first (RFC 6962), to the root that ``block`` states."""
+    """All that an outsider needs to see that a sealed block commits to an event; of one that was erased, to
+    everything but its data and metadata. leaf: the stored hash; path: the audit path, nearest hash first
+    (RFC 6962), to the root that ``block`` states."""
 
     event: Event
-    salt: bytes
+    hidden: Hidden
     leaf: bytes
     index: int
     path: tuple[bytes, ...]
@@ -186,8 +194,17 @@ class ChainView:
             what = "is not in the chain yet" if index is None else "is in a block that is not sealed yet"
             raise EventChainError(f"the event {what}", hint="`eventchain mine` seals it")
         path = inclusion_proof(index, newest.said.size, self.log.node)
-        salt, _ = self.log.salt_and_position(index)
-        return Proof(event, salt, self.log.leaf(index), index, tuple(path), newest)
+        event, hidden = self.hidden(event, index)
+        return Proof(event, hidden, self.log.leaf(index), index, tuple(path), newest)
+
+    def hidden(self, event: Event, index: int) -> tuple[Event, Hidden]:
+        """What hides the payload of the leaf at ``index``, and its event: of one that was erased without data
+        and metadata, whatever its row still holds."""
+        salts = self.log.salts(index, index + 1)
+        if salts.commitments is not None and salts.erased[0]:
+            kept = salts.commitments[0].tobytes()
+            return event._replace(data=None, metadata=None), Hidden(None, kept)
+        return event, Hidden(salts.salts[0].tobytes())
 
 
 def events_of(batch: Any) -> list[Event]:
@@ -202,11 +219,11 @@ def events_of(batch: Any) -> list[Event]:
     ]
 
 
-def event_at(events: EventStore, position: int) -> Event | None:
-    """The event at a position of the event store."""
+def event_at(read: Callable[[int | None, int], Any], position: int) -> Event | None:
+    """The event at a position, by an event store's ``read``."""
     if not 0 <= position < 2**63:
         return None
-    batch = events.read(position - 1 if position else None, 1)
+    batch = read(position - 1 if position else None, 1)
     found = events_of(batch)
     return found[0] if found and found[0].position == position else None
 

@@ -18,7 +18,16 @@ from sqlalchemy.pool import QueuePool
 from eventchain.chainstores import schema
 from eventchain.chainstores.sql import SQLChainStore
 from eventchain.errors import LockedError, StoreError
-from eventchain.postgresql import connect, explained, is_alive, parse_url, quoted
+from eventchain.postgresql import (
+    connect,
+    explained,
+    home_schema,
+    is_alive,
+    parse_url,
+    quoted,
+    rewrite,
+    unsampled,
+)
 
 LOCK = 0x65766368
 """The first half of the advisory lock's key; the second is the oid of the table ``branches``."""
@@ -81,7 +90,7 @@ class PostgreSQLDatabase:
         self._made = False
         self._writer_connection: Connection | None = None
         with self._errors(), closing(self._connect()) as first:
-            self._schema = self._server.options.get("schema") or _home(first, self.url)
+            self._schema = self._server.options.get("schema") or home_schema(first, self._server)
         self._engine = create_engine(
             "postgresql+psycopg://",
             creator=self._connect,
@@ -181,6 +190,11 @@ class PostgreSQLDatabase:
                 # COMMIT would roll back and say nothing.
                 raise StoreError(f"{self.url}: a write failed, and all of its transaction was taken back")
 
+    def scrub(self) -> None:
+        connection = self._writer_connection
+        assert connection is not None
+        rewrite(_driver(connection), self._server, f"{quoted(self._schema)}.pieces", ["salts"])
+
     # -- opening
 
     def _create(self) -> None:
@@ -189,6 +203,7 @@ class PostgreSQLDatabase:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK}, 0)")
             if not self._shape(connection):
                 schema.metadata.create_all(connection)
+                connection.exec_driver_sql(unsampled(f"{quoted(self._schema)}.pieces", ["salts"]))
                 self._made = True
 
     def _check_shape(self) -> None:
@@ -224,16 +239,6 @@ class PostgreSQLDatabase:
 
     def explain(self, error: Exception) -> StoreError:
         return explained(getattr(error, "orig", None) or error, self._server)
-
-
-def _home(connection: psycopg.Connection[Any], url: str) -> str:
-    """The schema that the role's path begins with; PostgreSQL's own is put before it."""
-    found = connection.execute(
-        "SELECT s FROM unnest(current_schemas(false)) AS s WHERE s <> 'pg_catalog' LIMIT 1"
-    ).fetchone()
-    if found is None:
-        raise StoreError(f"{url}: the role's search_path has no schema", hint="name one: ?schema=public")
-    return str(found[0])
 
 
 def _driver(connection: Connection) -> psycopg.Connection[Any]:

@@ -60,7 +60,7 @@ pieces = Table(
     metadata,
     _key("branch"),
     _key("tile"),
-    _column("salts", LargeBinary),  # 16 bytes a leaf
+    _column("salts", LargeBinary),  # 16 bytes a leaf; then commitments of erased ones
     _column("positions", LargeBinary),  # big-endian i64 a leaf
     _column("digest", LargeBinary),
     sqlite_strict=True,

@@ -11,13 +11,17 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 from sqlalchemy import (
+    Boolean,
     Connection,
+    LargeBinary,
     Select,
     Table,
+    and_,
     bindparam,
     delete,
     func,
     insert,
+    literal,
     or_,
     select,
     text,
@@ -25,9 +29,12 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from eventchain.chainstores import schema
-from eventchain.contracts.chain_store import Blocks, Branch, Piece, Tile
+from eventchain.contracts.chain_store import Blocks, Branch, Extent, Piece, Tile
 from eventchain.errors import StoreError
 from eventchain.formats.event import EVENT_SCHEMA
 from eventchain.formats.header import HEADER
@@ -71,11 +78,33 @@ class Database(Protocol):
         """A connection in a transaction that commits on leaving, durable, or rolls back on an exception."""
         ...
 
+    def scrub(self) -> None:
+        """See the contract of a chain store. Its writer calls it, in no transaction."""
+        ...
+
     def explain(self, error: Exception) -> StoreError:
         """What a foreign error means and what to do about it."""
         ...
 
     def close(self) -> None: ...
+
+
+class _Contains(FunctionElement[bool]):
+    """Whether bytes contain other bytes."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(_Contains)
+def _position(element: _Contains, compiler: SQLCompiler, **options: Any) -> str:
+    whole, part = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"position({part} in {whole}) > 0"
+
+
+@compiles(_Contains, "sqlite")
+def _instr(element: _Contains, compiler: SQLCompiler, **options: Any) -> str:
+    return f"instr({compiler.process(element.clauses, **options)}) > 0"
 
 
 class SQLChainStore:
@@ -188,6 +217,16 @@ class SQLChainStore:
         t = schema.blocks
         return self._blocks(branch, t.c.height >= 0, t.c.height.desc(), 1)
 
+    def marked(self, branch: int, marks: Sequence[bytes], first: int, limit: int) -> Blocks:
+        t = schema.blocks
+        found = or_(*(_Contains(t.c.manifest, literal(mark, LargeBinary)) for mark in marks))
+        return self._blocks(branch, and_(t.c.height >= max(first, 0), found), t.c.height, limit)
+
+    def extents(self) -> list[Extent]:
+        t = schema.blocks
+        query = select(t.c.branch, func.min(t.c.height), func.max(t.c.height), func.count())
+        return list(map(Extent, *self._read(query.group_by(t.c.branch).order_by(t.c.branch), *[_INT] * 4)))
+
     def _blocks(self, branch: int, which: Any, order: Any, limit: int) -> Blocks:
         t = schema.blocks
         query = select(t.c.height, t.c.header, t.c.extranonce, t.c.manifest)
@@ -257,6 +296,14 @@ class SQLChainStore:
     def add_events(self, branch: int, batch: Any) -> None:
         columns = {name: batch[name].to_pylist() for name in EVENT_SCHEMA.names}
         self._write(_ADD_EVENTS, branch=[branch] * batch.num_rows, **columns)
+
+    # -- for erasures
+
+    def scrub(self) -> None:
+        if not self._writing or getattr(self._own, "connection", None) is not None:
+            raise RuntimeError("scrubbing belongs inside writer(), in no transaction")
+        with self._errors():
+            self._database.scrub()
 
     # -- for verify
 

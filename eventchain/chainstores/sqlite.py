@@ -27,6 +27,7 @@ PRAGMAS = (
     "journal_size_limit = 67108864",
     "trusted_schema = OFF",  # the file may have been prepared by someone else
     "cell_size_check = ON",  # notice damaged pages when they are read
+    "secure_delete = ON",  # a salt that is replaced by its commitment is overwritten
 )
 NEW = "check the path; `eventchain init` makes a new chain store"
 
@@ -130,6 +131,18 @@ class SQLiteDatabase:
         with self._engine.begin() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
+
+    def scrub(self) -> None:
+        """What was overwritten may still lie in free space of pages and in the write-ahead log: the file is
+        written anew, and the log emptied."""
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql("VACUUM")
+            ((busy, _, _),) = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        if busy:
+            raise StoreError(
+                f"{self._path}: a reader of an old state keeps what was erased in the write-ahead log",
+                hint="close it, then run `eventchain erase --resume`",
+            )
 
     # -- opening
 

@@ -21,6 +21,7 @@ MANY_BITS = 12
     type=click.FloatRange(0.01, 3600),
     default=1.0,
     show_default=True,
+    metavar="SECONDS",
     help="How long each measurement takes, about.",
 )
 @json_option

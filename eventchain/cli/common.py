@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -109,9 +111,14 @@ def console(*, err: bool = False) -> Console:
     """Rich, imported now; a pipe is not wrapped to 80 columns."""
     from rich.console import Console
 
+    class Printer(Console):
+        def on_broken_pipe(self) -> None:
+            """Leave it to the command line, which ends by it as for all other output; rich has exit 1."""
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
     stream = sys.stderr if err else sys.stdout
     width = None if stream.isatty() else 240
-    return Console(stderr=err, width=width, highlight=False, markup=False, emoji=False)
+    return Printer(stderr=err, width=width, highlight=False, markup=False, emoji=False)
 
 
 def printable(text: str) -> str:
@@ -119,9 +126,9 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str, ending: str = "s") -> str:
     """``1 event``, ``2,000 events``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return f"{count:,} {noun}{'' if count == 1 else ending}"
 
 
 def quantity(value: float, unit: str = "") -> str:
@@ -158,13 +165,9 @@ def about(seconds: float) -> str:
 def announce(choice: Choice) -> None:
     """Say which devices will mine, and which of the backend's will not. Why ``auto`` passed over other
     backends is what ``eventchain backends`` says."""
-    from eventchain.mining.backends import available
-
     note(f"backend {choice.name}: {', '.join(device.name for device in choice.devices)}")
-    others = available()
-    for name, reason in choice.reasons.items():
-        if name not in others:
-            say_set_aside(name, reason)
+    for name, reason in choice.set_aside.items():
+        say_set_aside(name, reason)
 
 
 def say_set_aside(device: str, reason: str) -> None:

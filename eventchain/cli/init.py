@@ -39,6 +39,7 @@ LONG = 60.0
     type=click.FloatRange(0, 224),
     default=20,
     show_default=True,
+    metavar="BITS",
     help="Expected hashes a block, in bits: 20 is a million.",
 )
 @click.option(
@@ -46,6 +47,7 @@ LONG = 60.0
     type=click.IntRange(1, 2**63 - 1),
     default=1024,
     show_default=True,
+    metavar="N",
     help="Most events in a block.",
 )
 @click.option(
@@ -53,6 +55,7 @@ LONG = 60.0
     type=click.IntRange(1, 2**63 - 1),
     default=65536,
     show_default=True,
+    metavar="N",
     help="How many blocks may be built ahead of the newest mined one.",
 )
 @click.option(
@@ -60,6 +63,7 @@ LONG = 60.0
     type=click.IntRange(0, 2**63 - 1),
     default=0,
     show_default=True,
+    metavar="N",
     help="How many events of a block may become visible below events already sealed.",
 )
 @click.option(

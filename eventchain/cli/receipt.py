@@ -41,9 +41,15 @@ def receipt_command(event_id: str, config_file: Path, as_json: bool) -> None:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
+    metavar="N",
     help="Sealed blocks on top of the event's own.",
 )
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait at most. Default: for ever.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="How long to wait at most. Default: for ever.",
+)
 @json_option
 def wait_command(
     event_id: str, config_file: Path, confirmations: int, timeout: float | None, as_json: bool
@@ -76,10 +82,13 @@ def _print(receipt: Receipt, as_json: bool) -> None:
             "block": receipt.block,
             "time": receipt.time,
             "confirmations": receipt.confirmations,
+            "erased": receipt.erased,
         }
         print_json(values)
         return
     name = f"event {printable(event.id.decode('utf-8', 'replace'))} at position {event.position}"
+    if receipt.erased:
+        name += ", erased"
     if receipt.sealed:
         click.echo(
             f"{name}: sealed in block {receipt.block}, "

@@ -178,7 +178,7 @@ def restore(name: str, at: Any, output: Path | None, config_file: Path) -> None:
     if output is not None:
         write_atomically(output, restored.dump)
         return
-    click.get_binary_stream("stdout").write(restored.dump + (b"\n" if sys.stdout.isatty() else b""))
+    click.echo(restored.dump, nl=sys.stdout.isatty())
 
 
 @group.command("verify")

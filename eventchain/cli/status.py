@@ -153,6 +153,8 @@ def _pace(chain: Chain, view: ChainView, facts: dict[str, Any], rate: float) -> 
 def _waiting(fence: FenceState) -> str:
     """What holds sealing back, for people."""
     above = "events" if fence.head is None else f"events above position {fence.head}"
+    if not fence.holders:
+        return f"{above} wait for the grace since {duration(fence.seconds)}"
     writers = counted(len(fence.holders), "open transaction")
     more = ", …" if len(fence.holders) > MAX_HOLDERS else ""
     named = printable(", ".join(fence.holders[:MAX_HOLDERS]))
@@ -185,12 +187,14 @@ def _cost_as_dict(cost: RewriteCost, rates: dict[str, float | None]) -> dict[str
 
 
 def _print(facts: dict[str, Any], costs: list[RewriteCost], rates: dict[str, float | None]) -> None:
-    head, position = facts["event_store_head"], facts["sealed_position"]
+    head, position, fence = facts["event_store_head"], facts["sealed_position"], facts["fence"]
     click.echo(f"chain       {facts['origin']}")
     click.echo(f"policy      {facts['policy']}")
-    click.echo(f"event store {'empty' if head is None else f'head at position {head}'}")
-    if facts["fence"] is not None:
-        click.echo(f"fence       {_waiting(facts['fence'])}")
+    if fence is not None:
+        click.echo(f"event store newest at position {fence.newest}")
+        click.echo(f"fence       {_waiting(fence)}")
+    else:
+        click.echo(f"event store {'empty' if head is None else f'head at position {head}'}")
     if facts["sealed_height"] < 0:
         click.echo("sealed      nothing: the genesis is not mined yet")
     else:
@@ -203,8 +207,8 @@ def _print(facts: dict[str, Any], costs: list[RewriteCost], rates: dict[str, flo
     if "capacity_per_second" in facts:
         click.echo(f"pace        {_pace_in_words(facts)}")
     click.echo(f"total work  {quantity(facts['total_work'])} hashes")
-    for origin in facts["branches"]:
-        click.echo(f"branch      {origin}")
+    if facts["branches"]:
+        click.echo(f"branches    {len(facts['branches']):,}; `eventchain tree` shows them")
     if not costs:
         return
     click.echo()

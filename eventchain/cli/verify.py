@@ -149,6 +149,7 @@ def _print_json(report: Report) -> None:
         "blocks": report.blocks,
         "sealed_blocks": report.sealed_blocks,
         "events": report.events,
+        "erased": report.erased,
         "anchors": report.anchors,
         "anchored_height": report.anchored_height,
         "anchors_to_keep": [str(anchor) for anchor in report.newest],
@@ -162,7 +163,8 @@ def _print(report: Report) -> None:
     for finding in report.notices:
         note("notice: " + _line(finding))
     blocks, events = counted(report.blocks, "block"), counted(report.events, "event")
-    checked = f"{blocks} ({report.sealed_blocks:,} sealed), {events}"
+    erased = f" ({report.erased:,} lawfully erased)" if report.erased else ""
+    checked = f"{blocks} ({report.sealed_blocks:,} sealed), {events}{erased}"
     if not report.clean:
         count = len(report.wrong)
         click.echo(f"verdict: {counted(count, 'finding')} in {checked}")

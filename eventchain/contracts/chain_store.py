@@ -16,6 +16,7 @@ All failures are :class:`~eventchain.errors.StoreError`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -25,6 +26,8 @@ from numpy.typing import NDArray
 
 TILE = 256
 """Hashes in a full tile, leaves in a full piece (C2SP tlog-tiles)."""
+UNFINISHED = bytes(32)
+"""The digest of a piece in which an erasure was begun: what it destroyed may still be in files."""
 
 
 class Branch(NamedTuple):
@@ -49,11 +52,22 @@ class Blocks:
         return len(self.manifests)
 
 
+class Extent(NamedTuple):
+    """Which heights a branch has blocks at: ``highest - lowest + 1`` of them where none is missing."""
+
+    branch: int
+    lowest: int
+    highest: int
+    blocks: int
+
+
 class Piece(NamedTuple):
-    """What lies beside a level-0 tile. ``salts``: 16 bytes a leaf, ``positions``: big-endian i64 a leaf.
+    """What lies beside a level-0 tile. ``salts``: 16 bytes a leaf, and behind them the commitments of those
+    that were erased (:mod:`eventchain.formats.salts`); ``positions``: big-endian i64 a leaf.
 
     ``digest`` is SHA-256 over ``salts ‖ positions``. It proves nothing; it only lets verify tell a
-    replaced salt from an altered event.
+    replaced salt from an altered event. While an erasure in the piece is not complete it is
+    :data:`UNFINISHED`.
     """
 
     index: int  # type: ignore[assignment]  # the tile's number; nobody searches a row with tuple.index
@@ -96,6 +110,15 @@ class ChainStore(Protocol):
         """The highest block of the branch (no row when it has none)."""
         ...
 
+    def marked(self, branch: int, marks: Sequence[bytes], first: int, limit: int) -> Blocks:
+        """As ``blocks``, only those whose manifest contains one of these byte strings; the others need not
+        leave the database."""
+        ...
+
+    def extents(self) -> list[Extent]:
+        """One of each branch number that any block row has, whether or not there is such a branch."""
+        ...
+
     def add_blocks(self, branch: int, blocks: Blocks) -> None: ...
 
     def solve_blocks(self, branch: int, blocks: Blocks) -> int:
@@ -123,6 +146,13 @@ class ChainStore(Protocol):
         ...
 
     def add_events(self, branch: int, batch: Any) -> None: ...
+
+    # -- for erasures
+    def scrub(self) -> None:
+        """Inside ``writer()``, in no transaction: nothing that was overwritten or deleted is left in the
+        store's files on return. What the database keeps besides (backups, replicas, PostgreSQL's WAL) is its
+        administrator's. Raises StoreError where something stands in the way, as a reader of an old state."""
+        ...
 
     # -- for verify
     def strays(self) -> list[str]:

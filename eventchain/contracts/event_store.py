@@ -42,10 +42,12 @@ class IndexCheck(Protocol):
 
 
 class FenceState(NamedTuple):
-    """What keeps ``head`` back: writers that may still commit below events that are visible already.
+    """What keeps ``head`` back: writers that may still commit below events that are visible already, or a
+    grace for those that cannot be seen.
 
     head, newest: the newest position that is safe to seal, and the newest there is; seconds: for how long the
-    oldest of those transactions has been at it, as far as can be seen; holders: each of them, for people."""
+    oldest of those transactions has been at it, as far as can be seen; holders: each of them, for people;
+    none where it is the grace that is waited for."""
 
     head: int | None
     newest: int | None
@@ -89,12 +91,20 @@ class EventStore(Protocol):
         ...
 
     def wait(self, seconds: float) -> None:
-        """Sleep until something may have been appended, or for so long: a store that is told of new events
-        returns early."""
+        """Sleep until something may have been appended since :meth:`head` was last asked, or for so long.
+
+        A store that is told of new events, or can look for them at next to no cost, returns early and says
+        so by an attribute ``told``, True; waits may be longer there."""
         ...
 
     def now(self) -> int:
         """The store's own clock in unix seconds."""
+        ...
+
+    def how_to_erase(self, ranges: Sequence[tuple[int, int]]) -> str:
+        """For its administrator, where the store is not ours to write: what to run so that the payloads of
+        the events at these positions (ranges, both ends counted) are gone. After that each event is read with
+        ``data`` and ``metadata`` null, or not at all."""
         ...
 
     def close(self) -> None: ...
@@ -114,4 +124,11 @@ class AppendableEventStore(EventStore, Protocol):
     def append_batches(self, batches: Any) -> int:
         """Append an iterable of record batches in one transaction, all or nothing; positions are given
         anew, in order, everything else is kept. Returns how many. For imports."""
+        ...
+
+    def erase(self, positions: Any) -> None:
+        """Set ``data`` and ``metadata`` of the events at these positions, (n,) int64, to null, all or none.
+        On return they are nowhere in the store's files. What the database keeps besides (backups, replicas,
+        PostgreSQL's WAL) is its administrator's. Doing it again does no harm, and completes what was broken
+        off. Raises StoreError where something stands in the way, as a reader of an old state."""
         ...

@@ -76,6 +76,10 @@ class EventsourcingPostgreSQLStore(PostgreSQLTable):
             metadata=json_of({name: kind for name, kind in info.types.items() if name not in COLUMNS}),
         )
 
+    def _payload(self, query: EventQuery) -> list[str]:
+        """Columns that the application added may hold anything."""
+        return ["state"] if query.metadata == "NULL" else []
+
     def _detect(self, connection: psycopg.Connection[Any]) -> str:
         schema = self._server.options.get("schema")
         names = [name for (name,) in connection.execute(DETECT, (schema, schema, list(COLUMNS))).fetchall()]

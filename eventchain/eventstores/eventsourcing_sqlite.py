@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from typing import Any
 from urllib.parse import quote
 
 from eventchain.errors import ConfigError, StoreError
+from eventchain.eventstores.erasing import Ranges, erasing
 from eventchain.eventstores.sqlite_arrow import EventTable
-from eventchain.eventstores.sqlite_file import SQLiteFile, columns, quoted
+from eventchain.eventstores.sqlite_columns import UNKNOWN_SQL, json_of, quoted
+from eventchain.eventstores.sqlite_file import SQLiteFile, columns
 
 COLUMNS = ("originator_id", "originator_version", "topic", "state")
-UNKNOWN_SQL = "(-9223372036854775807 - 1)"
 
 
 class EventsourcingSQLiteStore(SQLiteFile):
@@ -59,7 +59,7 @@ class EventsourcingSQLiteStore(SQLiteFile):
             type=topic,
             time=UNKNOWN_SQL,
             data=state,
-            metadata=_metadata(sorted(set(found) - set(COLUMNS))),
+            metadata=json_of(sorted(set(found) - set(COLUMNS))),
         )
 
     @property
@@ -71,6 +71,14 @@ class EventsourcingSQLiteStore(SQLiteFile):
         with self._connected() as connection:
             table = self._detect(connection)
         return f"{self._url}{'' if '?' in self._url else '?'}table={quote(table, safe='')}"
+
+    def how_to_erase(self, ranges: Ranges) -> str:
+        """Where the application added columns, which may hold anything, whole rows are deleted."""
+        with self._connected() as connection:
+            table = self._table(connection)
+        columns = [table.data] if table.metadata == "NULL" else []
+        sql = erasing(table.table, columns, table.position, ranges)
+        return f"PRAGMA secure_delete = ON;\n{sql}\nPRAGMA wal_checkpoint(TRUNCATE);"
 
     def _detect(self, connection: sqlite3.Connection) -> str:
         # Everything that the application could take for its events counts, though it cannot be read here: a
@@ -95,7 +103,7 @@ class EventsourcingSQLiteStore(SQLiteFile):
             )
         return str(names[0][0])
 
-    def _find(self, event_id: str) -> tuple[str, tuple[Any, ...]] | None:
+    def _find(self, event_id: str, table: EventTable) -> tuple[str, tuple[Any, ...]] | None:
         stream, _, version = event_id.rpartition("/")
         if not version.removeprefix("-").isdecimal() or not version.isascii() or abs(int(version)) >= 2**63:
             return None
@@ -104,18 +112,3 @@ class EventsourcingSQLiteStore(SQLiteFile):
         except UnicodeEncodeError:
             return None
         return "originator_id = ? AND originator_version = ?", (stream, int(version))
-
-
-def _metadata(names: list[str]) -> str:
-    """SQL for the JSON object over these columns, as a blob."""
-    if not names:
-        return "NULL"
-    pairs = []
-    for name in names:
-        column, key = quoted(name), json.dumps(name).replace("'", "''")
-        value = (
-            f"CASE typeof({column}) WHEN 'integer' THEN {column} WHEN 'real' THEN quote({column}) "
-            f"ELSE hex({column}) END"
-        )
-        pairs.append(f"'{key}:\"' || typeof({column}) || ':' || {value} || '\"'")
-    return "CAST('{' || " + " || ',' || ".join(pairs) + " || '}' AS BLOB)"

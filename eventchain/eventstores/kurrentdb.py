@@ -4,7 +4,7 @@ be had for the tests, which check the mapping and the errors alone."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from time import sleep, time
@@ -85,6 +85,14 @@ class KurrentDBEventStore:
     def index_check(self) -> PlainCheck:
         """None: the server's indexes cannot be read from outside."""
         return PlainCheck()
+
+    def how_to_erase(self, ranges: Sequence[tuple[int, int]]) -> str:
+        """KurrentDB lets go of whole streams, or of their beginnings."""
+        listed = ", ".join(f"{first} to {last}" if first != last else str(first) for first, last in ranges)
+        return (
+            f"Delete the streams of the events at the commit positions {listed}, or set $tb in the metadata "
+            "of these streams, and start a scavenge."
+        )
 
     def now(self) -> int:
         """This host's clock: the server does not tell its own."""

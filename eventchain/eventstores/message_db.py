@@ -7,6 +7,7 @@ from typing import Any
 
 from eventchain.errors import StoreError
 from eventchain.eventstores.postgresql_arrow import EventQuery
+from eventchain.eventstores.postgresql_columns import has_micros, micros_of
 from eventchain.eventstores.postgresql_table import PostgreSQLTable, TableInfo
 
 TYPES = {
@@ -21,8 +22,8 @@ TYPES = {
 }
 # Infinity, and what is beyond 64 bits, has no number: the row is then an irregular one, told from others
 # by the text of its time behind that of its metadata.
-NUMBERED = "isfinite(time) AND time < '290000-01-01'"
-MICROSECONDS = f"CASE WHEN {NUMBERED} THEN (extract(epoch FROM time) * 1000000)::int8 END"
+NUMBERED = has_micros("time")
+MICROSECONDS = f"CASE WHEN {NUMBERED} THEN {micros_of('time')} END"
 METADATA = (
     f"textsend(CASE WHEN {NUMBERED} THEN metadata::text ELSE concat(metadata::text, ' ', time::text) END)"
 )
@@ -64,6 +65,9 @@ class MessageDBStore(PostgreSQLTable):
             data="textsend(data::text)",
             metadata=METADATA,
         )
+
+    def _payload(self, query: EventQuery) -> list[str]:
+        return ["data", "metadata"]
 
     def _find(self, event_id: str, info: TableInfo) -> tuple[str, tuple[Any, ...]] | None:
         if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", event_id):

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from datetime import datetime
 from threading import RLock
 from time import sleep
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
 
 from eventchain.errors import ConfigError, StoreError
 from eventchain.eventstores.batches import joined
 from eventchain.eventstores.index_check import PlainCheck
-from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN
+from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN, irregular_id
+from eventchain.nats import connect, explained, headers_of, parse_url
 
-try:
-    import nats
-    from nats.errors import Error as NatsError
-    from nats.errors import TimeoutError as NatsTimeout
-    from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-    from nats.js.errors import NotFoundError, ServiceUnavailableError
-except ImportError as error:
-    raise ConfigError(f"JetStream needs a library: {error}", hint="pip install nats-py") from None
+# isort: split
+# Only after ours, which says what to do where the library is missing.
+from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeout
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import NotFoundError, ServiceUnavailableError
 
 T = TypeVar("T")
 
@@ -50,8 +49,12 @@ class JetStreamEventStore:
     Declaration 1: position = the sequence, stream = the subject, version unknown, id = the header
     ``Nats-Msg-Id`` or, without one, ``<stream>/<sequence>``; type = the header ``ce-type`` or empty; time =
     the server's timestamp in whole microseconds; data = the payload; metadata = a JSON object with sorted
-    keys and no spaces: ``headers`` (name to value, in the order of their names) and ``timestamp``
-    (nanoseconds since 1970 as a string). Of a header that occurs more than once, what nats-py gives.
+    keys and no spaces: ``headers`` (name to value, in the order of their names), ``raw`` and ``timestamp``
+    (nanoseconds since 1970 as a string). ``raw`` is there only where the headers are more than that says, a
+    name more than once or a value that is not UTF-8: the whole block as it was sent, in hex, beside the
+    headers that nats-py makes of it.
+
+    A subject that is not UTF-8 is read with U+FFFD in it, and the id says so (``irregular_id``).
 
     The server numbers messages when it takes them, so the last sequence is safe to seal. Usable from several
     threads, which take turns. Failures are StoreError.
@@ -61,20 +64,12 @@ class JetStreamEventStore:
     creatable = False
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._stream = unquote(parts.path.strip("/"))
-        if not parts.hostname or not self._stream or "/" in self._stream:
+        self._server = parse_url(url, "credentials")
+        self._stream = self._server.path
+        if not self._stream or "/" in self._stream:
             raise ConfigError(
-                f"{_without_password(url)!r} names no stream", hint="write it as nats://localhost:4222/ORDERS"
+                f"{self.url!r} names no stream", hint="write it as nats://localhost:4222/ORDERS"
             )
-        options = dict(parse_qsl(parts.query))
-        for name in options.keys() - {"credentials"}:
-            raise ConfigError(
-                f"{_without_password(url)!r} has an unknown option {name!r}", hint="known: credentials"
-            )
-        self._url = _without_password(url)
-        self._server = urlunsplit((parts.scheme, parts.netloc, "", "", ""))
-        self._credentials = options.get("credentials")
         self._turn = RLock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="nats", daemon=True)
@@ -90,7 +85,7 @@ class JetStreamEventStore:
 
     @property
     def url(self) -> str:
-        return self._url
+        return self._server.shown
 
     # -- the contract
 
@@ -118,6 +113,11 @@ class JetStreamEventStore:
         """None: a stream has no index beside its messages."""
         return PlainCheck()
 
+    def how_to_erase(self, ranges: Sequence[tuple[int, int]]) -> str:
+        """Whole messages: JetStream overwrites one that is removed so with random bytes."""
+        sequences = (sequence for first, last in ranges for sequence in range(first, last + 1))
+        return "\n".join(f"nats stream rmm {self._stream} {sequence} --force" for sequence in sequences)
+
     def now(self) -> int:
         """The server's clock, as it stands in its answers."""
 
@@ -144,10 +144,8 @@ class JetStreamEventStore:
         async def connected() -> T:
             try:
                 if self._connection is None:
-                    self._connection = await nats.connect(
-                        self._server, user_credentials=self._credentials, connect_timeout=TIMEOUT,
-                        allow_reconnect=False, max_reconnect_attempts=1, error_cb=_ignore,
-                    )  # fmt: skip
+                    credentials = self._server.options.get("credentials")
+                    self._connection = await connect(self._server, TIMEOUT, credentials)
             except BaseException:
                 work.close()
                 raise
@@ -158,12 +156,11 @@ class JetStreamEventStore:
                 return asyncio.run_coroutine_threadsafe(connected(), self._loop).result()
             except NotFoundError as error:
                 raise StoreError(
-                    f"{self._url}: there is no stream {self._stream}", hint="`nats stream ls` lists them"
+                    f"{self.url}: there is no stream {self._stream}", hint="`nats stream ls` lists them"
                 ) from error
             except NATS_ERRORS as error:
                 asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result()
-                reason = str(error) or type(error).__name__
-                raise StoreError(f"{self._url}: {reason}", hint=HINT) from error
+                raise StoreError(explained(error, self._server), hint=HINT) from None  # may show a password
 
     async def _disconnect(self) -> None:
         connection, self._connection, self._consumer = self._connection, None, None
@@ -223,30 +220,28 @@ class JetStreamEventStore:
 
 
 def _row(stream: str, message: Any) -> tuple[Any, ...]:
-    headers = message.headers or {}
+    said = headers_of(message.headers.raw) if message.headers is not None else {}
+    headers, more = (message.headers, True) if said is None else (said, False)
     sequence = message.metadata.sequence.stream
     # $JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<nanoseconds>.<pending>; newer
     # servers put a domain and an account before the stream. nats-py's datetime has no nanoseconds.
     fields = message.reply.split(".")
     nanoseconds = int(fields[7 if len(fields) == 9 else 9])
-    metadata = {"headers": dict(sorted(headers.items())), "timestamp": str(nanoseconds)}
+    metadata: dict[str, Any] = {"headers": dict(sorted(headers.items())), "timestamp": str(nanoseconds)}
+    if more:
+        metadata["raw"] = message.headers.raw.hex()
+    event_id = headers.get(ID_HEADER) or f"{stream}/{sequence}"
+    subject = message.subject.encode(errors="surrogateescape")
+    text = subject.decode(errors="replace")
+    if text != message.subject:
+        event_id = irregular_id(hashlib.sha256(subject).hexdigest(), ["stream"], event_id)
     return (
         sequence,
-        message.subject,
+        text,
         UNKNOWN,
-        headers.get(ID_HEADER) or f"{stream}/{sequence}",
+        event_id,
         headers.get(TYPE_HEADER, ""),
         nanoseconds // 1000,
         message.data,
-        json.dumps(metadata, separators=(",", ":"), ensure_ascii=False).encode(),
+        json.dumps(dict(sorted(metadata.items())), separators=(",", ":"), ensure_ascii=False).encode(),
     )
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
-
-
-async def _ignore(error: Exception) -> None:
-    """What fails is raised where it was asked for."""

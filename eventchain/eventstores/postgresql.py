@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
 import psycopg
 import pyarrow as pa
+from numpy.typing import NDArray
 from psycopg import errors
 
 from eventchain.contracts.event_store import NewEvent
@@ -15,7 +19,7 @@ from eventchain.errors import ConflictError, FormatError, StoreError
 from eventchain.eventstores.postgresql_arrow import TEXTS, EventQuery, parts
 from eventchain.eventstores.postgresql_table import PostgreSQLTable, TableInfo
 from eventchain.formats.event import EVENT_SCHEMA, IRREGULAR, UNKNOWN
-from eventchain.postgresql import fits, quoted
+from eventchain.postgresql import fits, home_schema, quoted, rewrite, unsampled
 
 CREATE = """
 CREATE TABLE IF NOT EXISTS {table} (
@@ -49,6 +53,16 @@ ORDER BY e.number RETURNING position
 DURABLE = (
     "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 )
+CHANNEL = "eventchain_events"
+# A transaction of its own that needs no fsync: of those that notify, one commits at a time.
+NOTIFY = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, '')"
+NOTIFY_SECONDS = 0.02
+"""Between two notices, at least: who has just seen an event looks again by himself."""
+PAYLOAD = ("data", "metadata")
+ERASE = """
+UPDATE {table} SET data = NULL, metadata = NULL
+WHERE position = ANY(%s::int8[]) AND (data IS NOT NULL OR metadata IS NOT NULL)
+"""
 ATTEMPTS = 20
 """How often to append to "any" version while others append to the same stream."""
 
@@ -66,6 +80,8 @@ class PostgreSQLEventStore(PostgreSQLTable):
     source = "eventchain-postgresql/1"
     creatable = True
     default_table = "events"
+    default_channel = CHANNEL
+    _notified = -math.inf  # when, by time.monotonic
     _made = ""  # the table, where this object made it
 
     def __init__(self, url: str, *, create: bool = False) -> None:
@@ -75,12 +91,13 @@ class PostgreSQLEventStore(PostgreSQLTable):
         """Make the table where there is none, in the first schema of the role's path."""
         with suppress(errors.DuplicateTable, errors.UniqueViolation), connection.transaction():
             connection.execute("SET TRANSACTION READ WRITE")
-            schema = self._server.options.get("schema") or self._home(connection)
+            schema = self._server.options.get("schema") or home_schema(connection, self._server)
             name = f"{quoted(schema)}.{quoted(self._server.options.get('table', self.default_table))}"
             found = connection.execute("SELECT to_regclass(%s)", (name,)).fetchone()
             if found is not None and found[0] is None:
                 self._made = name
                 connection.execute(CREATE.format(table=name))
+                connection.execute(unsampled(name, PAYLOAD))
 
     def discard(self) -> None:
         """Drop the table again if it was made by this object, and nothing is in it."""
@@ -92,15 +109,6 @@ class PostgreSQLEventStore(PostgreSQLTable):
             if connection.execute(f"SELECT 1 FROM {self._made} LIMIT 1").fetchone() is None:
                 connection.execute(f"DROP TABLE {self._made}")
         self.close()
-
-    def _home(self, connection: psycopg.Connection[Any]) -> str:
-        """Where an unqualified name would be made, if PostgreSQL's own schema were not put first."""
-        found = connection.execute(
-            "SELECT s FROM unnest(current_schemas(false)) AS s WHERE s <> 'pg_catalog' LIMIT 1"
-        ).fetchone()
-        if found is None:
-            raise StoreError(f"{self.url}: no schema to make the table in", hint="name one: ?schema=public")
-        return str(found[0])
 
     def _query(self, info: TableInfo) -> EventQuery:
         where = f"the table {info.table} in {self.url}"
@@ -199,6 +207,18 @@ class PostgreSQLEventStore(PostgreSQLTable):
         ).fetchone()
         return -1 if found is None or found[0] is None else max(int(found[0]), -1)
 
+    # -- erasing
+
+    def erase(self, positions: NDArray[np.int64]) -> None:
+        with self._transaction() as (connection, info):
+            connection.execute(ERASE.format(table=info.name), (positions.tolist(),))
+        with self._connected() as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            try:
+                rewrite(connection, self._server, info.name, PAYLOAD)
+            finally:
+                self.close()  # the next connection only reads again
+
     @contextmanager
     def _transaction(self) -> Iterator[tuple[psycopg.Connection[Any], TableInfo]]:
         """A write transaction: committed and durable on leaving, rolled back on an exception. Conflicts leave
@@ -212,8 +232,17 @@ class PostgreSQLEventStore(PostgreSQLTable):
                     yield connection, self._look_up(connection)[0]
             except (errors.UniqueViolation, errors.DeadlockDetected) as error:
                 refused = error
+            else:
+                self._notify(connection)
         if refused is not None:
             raise refused
+
+    def _notify(self, connection: psycopg.Connection[Any]) -> None:
+        """Wake who waits. A notice that is lost costs him a moment; the events are committed."""
+        if self._channel and time.monotonic() >= self._notified + NOTIFY_SECONDS:
+            self._notified = time.monotonic()
+            with suppress(psycopg.Error):
+                connection.execute(NOTIFY, (self._channel,))
 
 
 def _taken(connection: psycopg.Connection[Any], info: TableInfo, rows: Sequence[tuple[Any, ...]]) -> str:

@@ -16,6 +16,8 @@ and a transaction has no number yet when it draws its first position.
 
 What no lock can show are numbers drawn in an earlier transaction than the one that inserts them: a sequence
 with ``CACHE`` above 1, an application that reserves ranges. Those events can come late (policy ``late``).
+Where the two transactions follow each other closely, a *grace* helps: M is final only so many seconds after
+it was seen.
 """
 
 from __future__ import annotations
@@ -52,29 +54,37 @@ class Look(NamedTuple):
 
 
 class Mark(NamedTuple):
-    look: Look
+    """A position that was the newest one, since when it waits, and for which transactions; None until the
+    grace is over: they are not all known before."""
+
+    newest: int | None
     since: float
+    writers: frozenset[str] | None = None
 
 
 class Fence:
-    """Remembers what it waits for between calls, so that :meth:`head` waits for each writer once."""
+    """Remembers what it waits for between calls, so that :meth:`head` waits for each writer once. ``grace``
+    in seconds."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, grace: float = 0.0) -> None:
         self._clock = clock
+        self._grace = grace
         self._safe: int | None = None
         self._mark: Mark | None = None
 
     def head(self, look: Callable[[], Look], sleep: Callable[[float], None] = time.sleep) -> int | None:
         """The newest position below which nothing can appear any more. Where writers are at it, waits up to
-        WAIT_SECONDS for those that are there now; they may hold it back for longer."""
+        WAIT_SECONDS for those that are there now; they may hold it back for longer. The grace is waited for
+        when nothing is known yet."""
         began, pause = self._clock(), FIRST_PAUSE
+        patience = WAIT_SECONDS + (self._grace if self._safe is None else 0)
         seen = look()
         newest = seen.newest
         while True:
             self._note(seen)
             safe, now = self._safe, self._clock()
             reached = newest is None or (safe is not None and safe >= newest)
-            if self._mark is None or reached or now - min(began, self._mark.since) >= WAIT_SECONDS:
+            if self._mark is None or reached or now - min(began, self._mark.since) >= patience:
                 return None if safe is None or newest is None else min(safe, newest)
             sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -85,12 +95,15 @@ class Fence:
         return None if self._mark is None else self._clock() - self._mark.since
 
     def _note(self, seen: Look) -> None:
-        if not seen.writers:
-            self._safe, self._mark = seen.newest, None
-        elif self._mark is None or not self._mark.look.writers & seen.writers:
-            if self._mark is not None:
-                self._safe = self._mark.look.newest
-            self._mark = Mark(seen, self._clock())
+        now = self._clock()
+        while self._mark or seen.writers or seen.newest != self._safe:
+            mark = self._mark or Mark(seen.newest, now)
+            if mark.writers is None and now - mark.since >= self._grace:
+                mark = mark._replace(writers=seen.writers)
+            self._mark = mark
+            if mark.writers is None or mark.writers & seen.writers:
+                return
+            self._safe, self._mark = mark.newest, None
 
 
 def look_sql(table: str, position: str, relations: list[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import psycopg
 
 from eventchain.contracts.event_store import FenceState
 from eventchain.errors import StoreError
+from eventchain.eventstores.erasing import Ranges, erasing
 from eventchain.eventstores.index_check import PlainCheck
 from eventchain.eventstores.postgresql_arrow import SAVEPOINT, EventQuery, read_events
 from eventchain.eventstores.postgresql_fence import Fence, Look, described, holders_sql, look_sql
@@ -47,8 +49,8 @@ SELECT found.nspname::text, found.relname::text, found.relkind::text,
         ON a.attrelid = found.oid AND a.attnum = i.indkey[0]
         WHERE i.indrelid = found.oid AND i.indisunique AND i.indisvalid AND i.indnkeyatts = 1
         AND i.indpred IS NULL),
-  ARRAY(SELECT h.oid::int8 FROM heirs AS h UNION
-        SELECT s.oid::int8 FROM sequences AS s JOIN pg_class AS c ON c.oid = s.oid WHERE c.relkind = 'S')
+  ARRAY(SELECT h.oid::int8 FROM heirs AS h),
+  ARRAY(SELECT s.oid::int8 FROM sequences AS s JOIN pg_class AS c ON c.oid = s.oid WHERE c.relkind = 'S')
 FROM found
 """
 INDEXES = """
@@ -70,14 +72,21 @@ SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; SET LOCAL enable_in
 @dataclass(frozen=True, slots=True)
 class TableInfo:
     """A table as the catalogs describe it. ``types`` by column, in order; ``required``: NOT NULL columns;
-    ``unique``: columns with a unique index of their own; ``written``: oids of what a writer locks."""
+    ``unique``: columns with a unique index of their own; ``heirs``: oids of the table and its partitions;
+    ``sequences``: oids of those that number its rows."""
 
     schema: str
     table: str
     types: dict[str, str]
     required: frozenset[str]
     unique: frozenset[str]
-    written: list[int]
+    heirs: list[int]
+    sequences: list[int]
+
+    @property
+    def written(self) -> list[int]:
+        """What a writer locks."""
+        return [*self.heirs, *self.sequences]
 
     @property
     def name(self) -> str:
@@ -90,20 +99,26 @@ class PostgreSQLTable:
     Usable from several threads, which take turns. Not usable across ``fork``. A connection that the server
     ended is made anew on the next call. The right to SELECT is enough. Failures are StoreError.
 
-    URL options: ``table``, and ``schema``, without which the role's ``search_path`` finds the table.
+    URL options: ``table``; ``schema``, without which the role's ``search_path`` finds the table; ``notify``,
+    a channel whose every NOTIFY says that events may have been committed.
     """
 
     creatable = False
     """Whether ``create`` can make such a store."""
     default_table = default_schema = ""
     """Where the table is when the URL does not say; an empty schema stands for the role's ``search_path``."""
+    default_channel = ""
+    """What ``wait`` listens to when the URL does not say; nothing when empty."""
 
-    def __init__(self, url: str, *options: str, create: bool = False) -> None:
+    def __init__(self, url: str, *options: str, create: bool = False, grace: float = 0.0) -> None:
         self._url = url
-        self._server: ServerURL = parse_url(url, "schema", "table", *options)
+        self._server: ServerURL = parse_url(url, "schema", "table", "notify", *options)
+        self._channel = self._server.options.get("notify", self.default_channel)
         self._lock = RLock()
         self._connection: psycopg.Connection[Any] | None = None
-        self._fence = Fence()
+        self._listening: psycopg.Connection[Any] | None = None
+        self._heard = False
+        self._fence = Fence(grace=grace)
         try:
             if create:
                 with self._connected() as connection:
@@ -148,6 +163,11 @@ class PostgreSQLTable:
         """The table's name where the URL states none."""
         return self.default_table
 
+    def _sequences(self, connection: psycopg.Connection[Any], schema: str) -> list[int]:
+        """The oids of sequences in this schema that number the rows, beyond those that the table's own
+        columns draw from."""
+        return []
+
     # -- the contract
 
     def read(self, after: int | None, limit: int) -> Any:
@@ -188,9 +208,32 @@ class PostgreSQLTable:
             condition, parameters = self._find(event_id, info) or ("false", ())
             return read_events(connection, query, None, MAX_FOUND, condition, parameters)
 
+    @property
+    def told(self) -> bool:
+        return bool(self._channel)
+
     def wait(self, seconds: float) -> None:
-        """Sleeps: nobody may be told of a table that is its application's."""
-        sleep(seconds)
+        """Until something is heard on the channel. Without one it sleeps."""
+        if not self._channel:
+            sleep(seconds)
+            return
+        with self._connected() as connection:  # takes in what has come
+            if self._listening is not connection:
+                connection.add_notify_handler(self._hear)
+                connection.execute(f"LISTEN {quoted(self._channel)}")
+                self._listening = connection
+                return  # what came before may not have been told
+            if self._heard:
+                self._heard = False
+                return
+        with suppress(OSError, ValueError):  # closed meanwhile
+            if not select.select([connection], [], [], seconds)[0]:  # others may use the connection
+                return
+        with self._connected():
+            self._heard = False
+
+    def _hear(self, notice: psycopg.Notify) -> None:
+        self._heard = True
 
     def index_check(self) -> PlainCheck:
         return PlainCheck(self.faults)
@@ -232,11 +275,21 @@ class PostgreSQLTable:
             found = connection.execute("SELECT floor(extract(epoch FROM clock_timestamp()))::int8").fetchone()
             return int(found[0]) if found else 0
 
+    def how_to_erase(self, ranges: Ranges) -> str:
+        with self._described() as (_, info, query):
+            sql = erasing(query.table, self._payload(query), query.position, ranges)
+        return f"{sql}\nVACUUM (FULL, ANALYZE) {info.name};"
+
+    def _payload(self, query: EventQuery) -> list[str]:
+        """The columns to make null so that an event has neither data nor metadata; none where that cannot
+        be, and whole rows are deleted."""
+        return []
+
     def close(self) -> None:
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
-            self._connection = None
+            self._connection = self._listening = None
 
     # -- the connection
 
@@ -267,13 +320,14 @@ class PostgreSQLTable:
         found = connection.execute(DESCRIBE, (name,)).fetchone()
         if found is None:
             raise self._absent(f"{schema}.{table}" if schema else table)
-        schema, table, kind, columns, types, required, unique, written = found
+        schema, table, kind, columns, types, required, unique, heirs, sequences = found
         if kind not in ("r", "p"):
             raise StoreError(
                 f"{table} in {self.url} is no ordinary table", hint="events are read from tables, not views"
             )
         described = dict(zip(columns, types, strict=True))
-        info = TableInfo(schema, table, described, frozenset(required), frozenset(unique), written)
+        sequences += self._sequences(connection, schema)
+        info = TableInfo(schema, table, described, frozenset(required), frozenset(unique), heirs, sequences)
         return info, self._query(info)
 
     @contextmanager

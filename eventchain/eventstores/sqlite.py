@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from eventchain.contracts.event_store import NewEvent
 from eventchain.errors import ConflictError, FormatError, StoreError
@@ -29,6 +31,10 @@ CREATE TABLE IF NOT EXISTS events (
 ) STRICT
 """
 INSERT = "INSERT INTO events (stream, version, id, type, time, data, metadata) VALUES (?, ?, ?, ?, ?, ?, ?)"
+ERASE = """
+UPDATE events SET data = NULL, metadata = NULL
+WHERE position = ? AND (data IS NOT NULL OR metadata IS NOT NULL)
+"""
 COLUMNS = EVENT_SCHEMA.names
 IMPORT_CACHE_KIB = 256 * 1024
 """Page cache while importing, so that the two indexes are not read back from disk for every row."""
@@ -72,7 +78,7 @@ class SQLiteEventStore(SQLiteFile):
             )
         return EventTable("main.events", *COLUMNS)
 
-    def _find(self, event_id: str) -> tuple[str, tuple[Any, ...]] | None:
+    def _find(self, event_id: str, table: EventTable) -> tuple[str, tuple[Any, ...]] | None:
         return ("id = ?", (event_id,)) if _encodable(event_id) else None
 
     # -- appending
@@ -138,6 +144,21 @@ class SQLiteEventStore(SQLiteFile):
     def _version(connection: sqlite3.Connection, stream: str) -> int:
         found = connection.execute("SELECT max(version) FROM events WHERE stream = ?", (stream,)).fetchone()
         return -1 if found[0] is None else max(int(found[0]), -1)
+
+    # -- erasing
+
+    def erase(self, positions: NDArray[np.int64]) -> None:
+        with self._transaction() as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.executemany(ERASE, [(position,) for position in positions.tolist()])
+        with self._connected() as connection:  # free space of pages, and the log, may still hold the values
+            connection.execute("VACUUM")
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise StoreError(
+                f"{self._path}: a reader of an old state keeps what was erased in the write-ahead log",
+                hint="close it, then run `eventchain erase --resume`",
+            )
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

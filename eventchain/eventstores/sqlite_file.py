@@ -17,6 +17,7 @@ from urllib.parse import quote
 from eventchain.errors import StoreError
 from eventchain.eventstores.open import parse_file_url
 from eventchain.eventstores.sqlite_arrow import EventTable, read_events
+from eventchain.eventstores.sqlite_columns import quoted
 from eventchain.eventstores.sqlite_index import IndexCheck
 from eventchain.eventstores.sqlite_rows import RowReader, connect
 from eventchain.sqlite_readonly import (
@@ -42,6 +43,8 @@ MAX_FAULTS = 100
 """Messages after which ``integrity_check`` ends."""
 MAX_FOUND = 1000
 """Events with one id that ``find`` returns at most."""
+LOOK_SECONDS = 0.05
+"""Between two looks for a commit."""
 
 
 class SQLiteFile:
@@ -54,6 +57,8 @@ class SQLiteFile:
 
     creatable = False
     """Whether ``create`` can make such a store."""
+    told = True
+    """See ``wait``."""
 
     def __init__(self, url: str, *options: str, create: bool = False) -> None:
         self._url = url
@@ -64,6 +69,7 @@ class SQLiteFile:
         self._mode = NORMAL
         self._connection: sqlite3.Connection | None = None
         self._rows: RowReader | None = None
+        self._seen: tuple[object, ...] = ()  # the database as it was when ``head`` looked
         with self._connected(create=create) as connection:
             self._table(connection)
 
@@ -78,7 +84,7 @@ class SQLiteFile:
         """Check the table, each time anew since its schema may be changed under us, and describe it."""
         raise StoreError(f"{type(self).__name__} names no table")
 
-    def _find(self, event_id: str) -> tuple[str, tuple[Any, ...]] | None:
+    def _find(self, event_id: str, table: EventTable) -> tuple[str, tuple[Any, ...]] | None:
         """The condition, with its parameters, that rows of this event meet. None: there can be none."""
         raise StoreError(f"{type(self).__name__} does not say how to find an event")
 
@@ -90,18 +96,25 @@ class SQLiteFile:
 
     def head(self) -> int | None:
         """SQLite has one writer at a time, so the highest position committed is safe to seal."""
+        with self._connected() as connection:
+            self._seen = _state(connection)
         with self._snapshot() as (connection, table):
             query = f"SELECT max({table.position}) FROM {_rows_of(table).table}"
             found = connection.execute(query).fetchone()
             return None if found[0] is None else int(found[0])
 
     def wait(self, seconds: float) -> None:
-        """SQLite tells nobody of a commit."""
-        time.sleep(seconds)
+        """SQLite tells nobody of a commit; it says in a few microseconds whether there was one."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            with self._connected() as connection:
+                if _state(connection) != self._seen:
+                    return
+            time.sleep(min(LOOK_SECONDS, left))
 
     def find(self, event_id: str) -> Any:
         with self._snapshot() as (connection, table):
-            condition, parameters = self._find(event_id) or ("0", ())
+            condition, parameters = self._find(event_id, table) or ("0", ())
             return read_events(connection, self._rows, table, None, MAX_FOUND, condition, parameters)
 
     def index_check(self) -> IndexCheck:
@@ -255,8 +268,14 @@ def _rows_of(table: EventTable) -> EventTable:
     return replace(table, table=f"{table.table} NOT INDEXED")
 
 
-def columns(connection: sqlite3.Connection, path: str, table: str) -> list[str]:
-    """The column names of an ordinary table with row ids. Raises StoreError when it is something else."""
+def _state(connection: sqlite3.Connection) -> tuple[object, ...]:
+    """Another value after every commit, by whomever, and for every new connection."""
+    return connection, connection.execute("PRAGMA data_version").fetchone()[0], connection.total_changes
+
+
+def columns(connection: sqlite3.Connection, path: str, table: str) -> dict[str, str]:
+    """The columns of an ordinary table with row ids, and the types that are declared for them. Raises
+    StoreError when it is something else."""
     found = connection.execute(f"PRAGMA main.table_list({quoted(table)})").fetchone()
     if found is None:
         raise StoreError(f"{path} has no table {table}", hint="is this the right file?")
@@ -264,12 +283,7 @@ def columns(connection: sqlite3.Connection, path: str, table: str) -> list[str]:
     if kind != "table" or without_rowid:
         what = f"a {kind}" if kind != "table" else "declared WITHOUT ROWID, so it keeps no order"
         raise StoreError(f"{table} in {path} is {what}", hint="events are read from an ordinary table")
-    return [row[1] for row in connection.execute(f"PRAGMA main.table_xinfo({quoted(table)})")]
-
-
-def quoted(name: str) -> str:
-    """A name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
+    return {row[1]: row[2] for row in connection.execute(f"PRAGMA main.table_xinfo({quoted(table)})")}
 
 
 def _hint(message: str) -> str:

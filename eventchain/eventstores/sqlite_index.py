@@ -27,6 +27,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from eventchain.eventstores.sqlite_arrow import EventTable
+from eventchain.eventstores.sqlite_columns import quoted
 from eventchain.eventstores.sqlite_rows import RowReader
 from eventchain.formats.event import EVENT_SCHEMA
 from eventchain.formats.hashing import integers, sha256_joined, values
@@ -99,7 +100,7 @@ class IndexCheck:
         """Whether the entries rise; takes the index' fingerprint on the way."""
         assert self._rows is not None
         table, position, keys = self._table.table, self._table.position, ", ".join(index.columns)
-        query = f"SELECT {position}, {keys} FROM {table} INDEXED BY {_quoted(index.name)}"
+        query = f"SELECT {position}, {keys} FROM {table} INDEXED BY {quoted(index.name)}"
         query += f" ORDER BY {keys}, {position}"
         plan = self._connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
         if len(plan) != 1 or not plan[0][-1].endswith(f" USING COVERING INDEX {index.name}"):
@@ -143,23 +144,21 @@ class _Fingerprint:
 
 def _indexes(connection: sqlite3.Connection, table: EventTable) -> list[_Index] | None:
     """The table's indexes; None when one of them is out of the ordinary."""
-    fields = {getattr(table, name): name for name in KEYS}
+    sources = {name: getattr(table, name) for name in KEYS}
+    fields = {quoted(sql) if sql.isidentifier() else sql: name for name, sql in sources.items()}
     found = []
     name = table.table.removeprefix("main.")
     for _, index, unique, _, partial in connection.execute(f"PRAGMA main.index_list({name})").fetchall():
-        info = connection.execute(f"PRAGMA main.index_xinfo({_quoted(index)})").fetchall()
+        info = connection.execute(f"PRAGMA main.index_xinfo({quoted(index)})").fetchall()
         *keys, (_, number, *_) = info
-        plain = all(
-            column in fields and (down, order) == (0, "BINARY") for _, _, column, down, order, _ in keys
-        )
+        names = [quoted(column or "") for _, _, column, *_ in keys]
+        plain = all((down, order) == (0, "BINARY") for *_, down, order, _ in keys) and fields.keys() >= {
+            *names
+        }
         if partial or not plain or number != -1 or not keys:
             return None
-        found.append(_Index(index, bool(unique), {column: fields[column] for _, _, column, *_ in keys}))
+        found.append(_Index(index, bool(unique), {name: fields[name] for name in names}))
     return found
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _rise(columns: list[Any]) -> bool:

@@ -67,3 +67,11 @@ class Policy:
             and self.late <= before.late
             and self.source == before.source
         )
+
+
+def other_source(sealed: str, here: str) -> str:
+    """What to say of an event store that is not of the source that the policy states."""
+    said = f"the chain seals events of {sealed}, this store is {here}"
+    if sealed.partition("/")[0] == here.partition("/")[0]:
+        said += ": the adapter is the same and what it declares is not; was the mapping changed?"
+    return said

@@ -121,6 +121,8 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         sys.stdout.buffer.flush()
         return
     target = Path(path)
+    if target.exists() and not target.is_file():  # a device or a pipe: its name would be taken
+        raise StoreError(f"cannot write {target}: it is no ordinary file", hint="- is standard output")
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
         with open(temporary, "xb") as file:

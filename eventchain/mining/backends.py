@@ -38,6 +38,12 @@ class Choice:
     devices: tuple[Device, ...]
     reasons: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def set_aside(self) -> dict[str, str]:
+        """The reasons of its own devices that are left out, without those of other backends."""
+        others = available()
+        return {name: reason for name, reason in self.reasons.items() if name not in others}
+
 
 @dataclass(frozen=True, slots=True)
 class Survey:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from eventchain.errors import ConfigError, ProjectionError
-from eventchain.reader import Reader
+from eventchain.toml_reader import TomlReader
 
 if TYPE_CHECKING:
     from eventchain.projections.filter import Filter
@@ -114,7 +114,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def specs(reader: Reader, tables: Mapping[str, Any]) -> dict[str, Spec]:
+def specs(reader: TomlReader, tables: Mapping[str, Any]) -> dict[str, Spec]:
     """The projections of ``[projection.NAME]`` tables, by name. Raises ConfigError with file and line."""
     found = {name: _spec(reader, name, reader.take(tables, name, dict)) for name in tables}
     for name, spec in found.items():
@@ -133,7 +133,7 @@ def specs(reader: Reader, tables: Mapping[str, Any]) -> dict[str, Spec]:
     return found
 
 
-def _spec(reader: Reader, name: str, values: dict[str, Any]) -> Spec:
+def _spec(reader: TomlReader, name: str, values: dict[str, Any]) -> Spec:
     table = f"projection.{name}"
     try:
         check_name(name)

@@ -12,12 +12,13 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from eventchain.errors import EventChainError
 from eventchain.service.watermark import Watermark
 
 FIRST_RETRY, LAST_RETRY = 0.5, 60.0
 """Seconds before an announcement is tried again: doubled each time, from the first to the last."""
-DRAIN_SECONDS = 5.0
-"""How long a stop waits for what has not been announced."""
+DRAIN_SECONDS = 1.0
+"""How long a stop waits for what has not been announced; the next start announces it again."""
 
 
 class Announcer(Protocol):
@@ -50,12 +51,15 @@ class Herald:
             self._mark = mark
             self._changed.notify()
 
-    def close(self) -> None:
-        """Stop when the newest watermark is told, or after DRAIN_SECONDS."""
+    def stop(self) -> None:
+        """Stop when the newest watermark is told, or cannot be."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self._thread.join(DRAIN_SECONDS)
+
+    def join(self, seconds: float) -> None:
+        """Wait until it has stopped, but no longer."""
+        self._thread.join(max(0.0, seconds))
 
     def _work(self) -> None:
         retry = FIRST_RETRY
@@ -69,7 +73,9 @@ class Herald:
                 try:
                     self._announcer.announce(mark)
                 except Exception as error:  # whatever a receiver, a driver or the network comes up with
-                    self._failed(self._announcer.name, f"{type(error).__name__}: {error}")
+                    ours = isinstance(error, EventChainError)
+                    said = str(error) if ours else f"{type(error).__name__}: {error}"
+                    self._failed(self._announcer.name, said)
                     with self._changed:
                         if self._stopping:
                             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -81,7 +82,8 @@ class _Quiet(WSGIRequestHandler):
 
 @contextmanager
 def served(state: State, listen: str) -> Iterator[int]:
-    """Serve both pages at ``listen`` (``host:port`` or ``port``; port 0 takes a free one); yields the port.
+    """Serve both pages at ``listen`` (``host:port``, ``[::1]:port`` or ``port``; port 0 takes a free one);
+    yields the port.
 
     Raises ConfigError where the library is missing or the address cannot be taken.
     """
@@ -112,8 +114,11 @@ def served(state: State, listen: str) -> Iterator[int]:
         start("200 OK" if well else "503 Service Unavailable", [("Content-Type", "application/json")])
         return [json.dumps(values).encode() + b"\n"]
 
+    class Server(ThreadingWSGIServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
     try:
-        server = make_server(host, port, application, ThreadingWSGIServer, _Quiet)
+        server = make_server(host, port, application, Server, _Quiet)
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {listen}: {error}", hint="choose another with --listen"
@@ -130,6 +135,7 @@ def served(state: State, listen: str) -> Iterator[int]:
 
 def _address(listen: str) -> tuple[str, int]:
     host, _, port = listen.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(f"{listen!r} is not an address", hint="write it as 127.0.0.1:9464")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not port.isdecimal() or int(port) > 65535 or (":" in host and not bracketed):
+        raise ConfigError(f"{listen!r} is not an address", hint="write it as 127.0.0.1:9464 or [::1]:9464")
     return host.strip("[]") or DEFAULT_HOST, int(port)

@@ -10,13 +10,13 @@ from eventchain.errors import EventChainError
 from eventchain.eventstores import open_event_store
 from eventchain.service.state import State
 
-EVERY = 0.25
+EVERY = 1.0
 """Seconds between two looks."""
 
 
 @contextmanager
 def observed(state: State, url: str) -> Iterator[None]:
-    """Keeps ``state.head`` and ``state.fence``, by a connection of its own. The sealing thread tells of
+    """Keeps ``state.newest`` and ``state.fence``, by a connection of its own. The sealing thread tells of
     errors; here they only leave what was seen last."""
     done = threading.Event()
 
@@ -28,7 +28,8 @@ def observed(state: State, url: str) -> Iterator[None]:
                     while not done.wait(EVERY):
                         head, held = events.head(), fence() if fence else None
                         with state.lock:
-                            state.head = head
+                            # What is held back is backlog too.
+                            state.newest = held.newest if held else head
                             state.fence = held.seconds if held else 0.0
             except EventChainError:
                 continue

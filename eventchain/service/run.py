@@ -18,7 +18,7 @@ from eventchain.config import Config
 from eventchain.errors import LockedError, PolicyError, StoreError
 from eventchain.formats.header import work_of
 from eventchain.mining.backends import Choice
-from eventchain.service.announce import Announcer, Herald
+from eventchain.service.announce import DRAIN_SECONDS, Announcer, Herald
 from eventchain.service.log import say
 from eventchain.service.observe import observed
 from eventchain.service.state import SEALING, STANDBY, WAITING, State
@@ -83,7 +83,10 @@ class Service:
         finally:
             say("stopping")
             for herald in self._heralds:
-                herald.close()
+                herald.stop()
+            until = time.monotonic() + DRAIN_SECONDS
+            for herald in self._heralds:
+                herald.join(until - time.monotonic())
 
     def _serve(self, chain: Chain) -> None:
         with chain.sealing(
@@ -93,7 +96,7 @@ class Service:
             policy = sealer.builder.trunk.policy
             block_events = min(self._block_events or policy.events, policy.events)
             turn = _Turn(self, sealer, block_events)
-            self.state.head = chain.events.head()
+            self.state.newest = chain.events.head()
             turn(sealer.progress)
             if self.state.backlog.events > CATCH_UP_BLOCKS * block_events:
                 say("catching up", events=self.state.backlog.events)
@@ -157,7 +160,7 @@ class _Turn:
             state.rates = self._sealer.rates()
             rate = sum(state.rates.values())
             state.capacity = rate / work_of(trunk.policy.bits) * self._block_events
-            state.backlog.observe(now, state.head, self._sealer.sealed.position)
+            state.backlog.observe(now, state.newest, self._sealer.sealed.position)
             if trunk.sealed and (state.watermark is None or state.watermark.seal != trunk.sealed.seal):
                 state.watermark = mark = Watermark.of(self._sealer, time.time())
         self._before = replace(progress)

@@ -19,8 +19,8 @@ STALE_SECONDS = 30.0
 @dataclass
 class State:
     """What was sealed, ``hashes`` and errors count since the start of the process; ``rates``: hashes a second
-    of each device; ``capacity``: events a second that the devices can seal in full blocks;
-    ``head``: of the event store; ``fence``: seconds for which open transactions have held it back."""
+    of each device; ``capacity``: events a second that the devices can seal in full blocks; ``newest``:
+    position in the event store; ``fence``: seconds for which open transactions have held sealing back."""
 
     clock: Callable[[], float] = time.monotonic
     role: str = STARTING
@@ -31,7 +31,7 @@ class State:
     hashes: int = 0
     rates: dict[str, float] = field(default_factory=dict)
     capacity: float = 0.0
-    head: int | None = None
+    newest: int | None = None
     fence: float = 0.0
     hardware_errors: dict[str, int] = field(default_factory=dict)
     store_errors: int = 0

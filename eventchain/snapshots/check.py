@@ -10,10 +10,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from eventchain.chain.feed import Feed
+from eventchain.chain.feed import BATCH, Feed
+from eventchain.chain.prefix import trunk_of
 from eventchain.chain.view import ChainView, Event, events_of
 from eventchain.contracts.chain_store import Branch, ChainStore
 from eventchain.contracts.event_store import EventStore
+from eventchain.erasure.records import Records
 from eventchain.errors import StoreError
 from eventchain.projections.fold import Run
 from eventchain.snapshots.branch import SnapshotBranch, Stored
@@ -109,6 +111,10 @@ class _Check:
         if one.run.dump() == stored.state:
             one.right = stored
             return Checked(one.series, height)
+        if erased := self._erased(one.right.about.size if one.right else 0, stored.about.size):
+            # What it was made of is gone. Those after it are compared from here.
+            one.run.state, one.right = one.series.projection.load(stored.state), stored
+            return Checked(one.series, height, notice=f"events that it covers were erased: {erased}")
         changes = tuple(_limited(differences(one.run.dump(), stored.state)))
         since = one.right.height if one.right else None
         event = self._first(one, stored, [change.path for change in changes])
@@ -116,6 +122,17 @@ class _Check:
             one.series, height, fault="is not the state that the events give",
             changes=changes, since=since, event=event,
         )  # fmt: skip
+
+    def _erased(self, first: int, end: int) -> int:
+        """How many events of these leaves of the trunk were erased."""
+        if self._view.branch != trunk_of(self._store):
+            return 0
+        records = Records(self._store)
+        pages = range(first, end, BATCH) if records else ()
+        return sum(
+            int(records.cover(self._view.log.positions(at, min(at + BATCH, end)), sealed=True).sum())
+            for at in pages
+        )
 
     def _first(self, one: _Progress, stored: Stored, paths: list[str]) -> Event | None:
         """The first event since the last right snapshot after which the replay has other values at these

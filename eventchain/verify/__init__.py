@@ -14,8 +14,11 @@ from eventchain.contracts.chain_store import Blocks, Branch, ChainStore
 from eventchain.contracts.event_store import EventStore, IndexCheck
 from eventchain.errors import FormatError
 from eventchain.formats.anchor import Anchor
+from eventchain.formats.erasure import branch_of
 from eventchain.formats.manifest import Manifest, base_origin
+from eventchain.formats.policy import other_source
 from eventchain.verify.blocks import walk_branch
+from eventchain.verify.erasures import Records, read_records
 from eventchain.verify.events import check_branch, check_store
 from eventchain.verify.findings import Finding, Report
 from eventchain.verify.tree import check_anchors, check_children, check_snapshots
@@ -65,16 +68,23 @@ def _verify(
         if policy is not None and policy.source != events.source:
             report.add(
                 "policy",
-                f"the chain seals events of {policy.source}, this store is {events.source}",
+                other_source(policy.source, events.source),
                 origin=trunk.origin,
                 height=0,
             )
         check_children(walks, report)
+    records, erasures = Records(), None
+    if trunk is not None:
+        erasures = walks.get(branch_of(trunk.origin))
+        if erasures is not None:  # before the events that its records are about
+            check_branch(store, erasures, report, progress)
+        records = read_records(store, trunk, erasures, report)
     for walk in walks.values():
         if walk is trunk:
-            check_store(store, walk, events.read, report, progress, indexes.show)
+            ours = hasattr(events, "erase")
+            check_store(store, walk, events.read, report, progress, indexes.show, records, ours)
             _no_events_of(store, walk, report)
-        else:
+        elif walk is not erasures:
             check_branch(store, walk, report, progress)
             check_snapshots(store, walk, report)
     work.result()

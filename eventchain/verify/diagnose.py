@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from eventchain.contracts.chain_store import TILE
 from eventchain.formats.log import Hashes
+from eventchain.formats.salts import Salts
 from eventchain.verify.findings import Report
 from eventchain.verify.leaves import NOWHERE, LeafTable
 from eventchain.verify.naming import ALTERED, MANY, NEVER, PUSHED, RUN, SALT, Naming
@@ -141,8 +142,8 @@ class Diagnosis:
         fits[real] = agree(safe_leaf_hashes(moved, salts), hashes)
         return fits
 
-    def _stored(self, leaves: NDArray[np.int64]) -> tuple[Hashes, NDArray[np.uint8], NDArray[np.int64]]:
-        """Hashes, salts and positions of any leaves, (n, 32), (n, 16) and (n,): read at once where they lie
+    def _stored(self, leaves: NDArray[np.int64]) -> tuple[Hashes, Salts, NDArray[np.int64]]:
+        """Hashes, salts and positions of any leaves, (n, 32), n and (n,): read at once where they lie
         close together, tile by tile where they are scattered over the log."""
         low, high = int(leaves.min()), int(leaves.max()) + 1
         if high - low <= 4 * len(leaves) + 16 * TILE:
@@ -151,12 +152,13 @@ class Diagnosis:
         numbers, where = np.unique(leaves // TILE, return_inverse=True)
         tiles = [self._tile(int(number)) for number in numbers]
         at = where * TILE + leaves % TILE
-        stored: list[Any] = [np.concatenate(column)[at] for column in zip(*tiles, strict=True)]
-        return stored[0], stored[1], stored[2]
+        return (
+            np.concatenate([tile[0] for tile in tiles])[at],
+            Salts.join([tile[1] for tile in tiles])[at],
+            np.concatenate([tile[2] for tile in tiles])[at],
+        )
 
-    def _read_tile(
-        self, number: int
-    ) -> tuple[Hashes, NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
+    def _read_tile(self, number: int) -> tuple[Hashes, Salts, NDArray[np.int64], NDArray[np.bool_]]:
         first, end = number * TILE, (number + 1) * TILE
         return self._table.hashes(first, end), *self._table.beside(first, end)
 

@@ -14,6 +14,7 @@ from eventchain.ahead import ahead
 from eventchain.contracts.chain_store import TILE, ChainStore
 from eventchain.formats.log import Hashes, root_of
 from eventchain.verify.diagnose import NEAR, Diagnosis
+from eventchain.verify.erasures import ErasureCheck, Records
 from eventchain.verify.findings import Report
 from eventchain.verify.leaves import NOWHERE, LeafTable, RootCheck, UpperTiles, Window, windows
 from eventchain.verify.suspects import Suspects, agree, safe_leaf_hashes
@@ -80,11 +81,15 @@ def check_store(
     report: Report,
     progress: Progress,
     show: Callable[[Any], None],
+    records: Records,
+    keeps_rows: bool,
 ) -> None:
     """Check the trunk's log, leaves and events, which are read ahead, all of them, and shown to ``show``; say
-    so where events follow the log."""
+    so where events follow the log. ``records``: of erasures, which leave rows where the store
+    ``keeps_rows``."""
     with ahead(batches(read, show)) as events:
-        _check(_Check(store, walk, read, EventCursor(events), report), progress, backlog=True)
+        check = _Check(store, walk, read, EventCursor(events), report, records, keeps_rows)
+        _check(check, progress, backlog=True)
 
 
 def check_branch(store: ChainStore, walk: Walk, report: Report, progress: Progress) -> None:
@@ -92,7 +97,8 @@ def check_branch(store: ChainStore, walk: Walk, report: Report, progress: Progre
     if not walk.blocks:
         return  # a finding already
     read = partial(store.events, walk.branch.id)
-    _check(_Check(store, walk, read, EventCursor(batches(read)), report), progress, backlog=False)
+    check = _Check(store, walk, read, EventCursor(batches(read)), report, Records(), keeps_rows=True)
+    _check(check, progress, backlog=False)
 
 
 def _check(check: _Check, progress: Progress, *, backlog: bool) -> None:
@@ -104,7 +110,14 @@ def _check(check: _Check, progress: Progress, *, backlog: bool) -> None:
 
 class _Check:
     def __init__(
-        self, store: ChainStore, walk: Walk, read: Reader, cursor: EventCursor, report: Report
+        self,
+        store: ChainStore,
+        walk: Walk,
+        read: Reader,
+        cursor: EventCursor,
+        report: Report,
+        records: Records,
+        keeps_rows: bool,
     ) -> None:
         self.walk = walk
         self._read = read
@@ -115,6 +128,7 @@ class _Check:
         self._roots = RootCheck(walk, report)
         self._upper = UpperTiles(store, walk, report)
         self._diagnosis = Diagnosis(walk, self.table, report)
+        self._erasures = ErasureCheck(walk, self.table, records, keeps_rows, report)
         self._late = self._late_positions()
         self._covered = NOWHERE  # the highest position of the windows so far
         self._told: set[int] = set()  # pieces whose digest alone is wrong
@@ -122,6 +136,7 @@ class _Check:
 
     def window(self, window: Window) -> None:
         self._check_positions(window)
+        self._erasures.take(window)
         derived, suspects = self._match(window)
         self._check_digests(window, suspects)
         lost = False
@@ -137,6 +152,7 @@ class _Check:
         if (follow := self._cursor.peek(NEAR)) is not None:
             self._diagnosis.beyond(follow)
         self._diagnosis.finish()
+        self._erasures.finish()
         self._tell_mended()
         self._upper.check()
         waiting = self._cursor.more()
@@ -165,12 +181,16 @@ class _Check:
         (stored ones where no event stands), and what does not fit."""
         derived, suspects = window.hashes.copy(), Suspects.none()
         seen = np.zeros(len(derived), np.bool_)
+        erasures = self._erasures.concerns(window)
 
         def match(batch: Any, indices: NDArray[np.int64]) -> None:
             hashes = safe_leaf_hashes(batch, window.salts[indices])
             seen[indices] = True
             derived[indices] = hashes
-            wrong = np.flatnonzero(~agree(hashes, window.hashes[indices]))
+            fits = agree(hashes, window.hashes[indices])
+            if erasures:
+                fits = self._erasures.match(window, batch, indices, fits)
+            wrong = np.flatnonzero(~fits)
             if len(wrong):
                 suspects.differ(batch.take(pa.array(wrong)), window.first + indices[wrong])
 
@@ -192,6 +212,8 @@ class _Check:
             batch = self._read(position - 1 if position > 0 else None, 1)
             if batch.num_rows and batch["position"][0].as_py() == position:
                 match(batch, np.array([index]))
+        if erasures:
+            seen |= self._erasures.excused(window, seen)
         suspects.lack(window.first + np.flatnonzero(~seen))
         return derived, suspects
 

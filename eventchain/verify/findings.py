@@ -15,6 +15,9 @@ KINDS = {
     "reordered": "a sealed event stands at another position",
     "shifted": "a run of sealed events stands at positions moved by a constant",
     "index": "queries of the event store give something else than its rows",
+    "erased": "an event's payload or salt was destroyed, and no sealed record says so",
+    "unerased": "a record says that an event was erased, and it is not gone",
+    "erasure": "events were lawfully erased, as a record says",
     "salt-replaced": "a salt or position beside a leaf was replaced; the event cannot be proven",
     "hole": "a block that must be mined is not",
     "unsealed-tail": "the newest blocks are built and not mined yet",
@@ -57,15 +60,17 @@ class Finding:
 
 @dataclass
 class Report:
-    """Everything that one verification found. ``anchors``: how many were given and met;
-    ``anchored_height``: the trunk's highest block that they hold; ``newest``: anchors of each branch's newest
-    sealed block, the trunk's first, to be kept outside both stores (none where anything is wrong).
+    """Everything that one verification found. ``erased``: how many of the events lawfully are; ``anchors``:
+    how many were given and met; ``anchored_height``: the trunk's highest block that they hold; ``newest``:
+    anchors of each branch's newest sealed block, the trunk's first, to be kept outside both stores (none
+    where anything is wrong).
     """
 
     findings: list[Finding] = field(default_factory=list)
     blocks: int = 0
     sealed_blocks: int = 0
     events: int = 0
+    erased: int = 0
     anchors: int = 0
     anchored_height: int | None = None
     newest: list[Anchor] = field(default_factory=list)

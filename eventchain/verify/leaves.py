@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eventchain.contracts.chain_store import TILE, ChainStore
+from eventchain.contracts.chain_store import TILE, UNFINISHED, ChainStore
 from eventchain.formats.hashing import equal_rows
 from eventchain.formats.log import TILE_LEVELS, Frontier, Hashes, roots_of, tile_roots
+from eventchain.formats.salts import Salts, is_whole
 from eventchain.verify.findings import Report
 from eventchain.verify.walk import Block, Walk
 
@@ -35,14 +36,14 @@ SLACK = 2**20
 class Window:
     """Leaves ``first`` to ``end`` of a log, n of them, and the rows of the blocks that added them.
 
-    hashes: (n, 32) uint8; salts: (n, 16) uint8; positions: (n,) int64; replaced: (n,) bool, the leaf's
+    hashes: (n, 32) uint8; salts: n; positions: (n,) int64; replaced: (n,) bool, the leaf's
     piece no longer has the digest it was written with; late: (n,) bool.
     """
 
     first: int
     end: int
     hashes: Hashes
-    salts: NDArray[np.uint8]
+    salts: Salts
     positions: NDArray[np.int64]
     replaced: NDArray[np.bool_]
     late: NDArray[np.bool_]
@@ -67,6 +68,7 @@ class LeafTable:
         self._report = report
         self.torn: list[range] = []  # level-0 tiles that are a finding: missing or short; rising
         self.doubted: set[int] = set()  # pieces of the wrong shape or place: their salts prove nothing
+        self.unfinished: set[int] = set()  # pieces that say that an erasure in them is not complete
         self.cut = False  # blocks at the end are gone or unreadable, a finding
         self.held = 0  # leaves up to the last one that is stored
 
@@ -92,24 +94,24 @@ class LeafTable:
                 table[(tile.index - start) * TILE :][: len(row)] = row
         return table[first - start * TILE : end - start * TILE]
 
-    def beside(self, first: int, end: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-        """Salts (n, 16), positions (n,), and whether the piece's digest is wrong (n,)."""
+    def beside(self, first: int, end: int) -> tuple[Salts, NDArray[np.int64], NDArray[np.bool_]]:
+        """Salts (n), positions (n,), and whether the piece's digest is wrong (n,)."""
         start = first // TILE
         count = (end + TILE - 1) // TILE - start
-        salts = np.zeros((count * TILE, 16), np.uint8)
+        salts = Salts.read(b"", count * TILE)
         positions = np.full(count * TILE, NOWHERE, np.int64)
         replaced = np.zeros(count * TILE, np.bool_)
         for piece in self._store.pieces(self._walk.branch.id, start, count) if count else ():
             if not start <= piece.index < start + count:
                 continue
             at = (piece.index - start) * TILE
-            row = np.frombuffer(piece.salts[: TILE * 16], np.uint8)
-            row = row[: len(row) // 16 * 16].reshape(-1, 16)
-            salts[at : at + len(row)] = row
             where = np.frombuffer(piece.positions[: len(piece.positions) // 8 * 8], ">i8")[:TILE]
+            salts = salts.put(at, Salts.read(piece.salts, len(where)))
             positions[at : at + len(where)] = where
             known = piece.index not in self.doubted
-            if not known or hashlib.sha256(piece.salts + piece.positions).digest() != piece.digest:
+            if known and piece.digest == UNFINISHED:
+                self.unfinished.add(piece.index)
+            elif not known or hashlib.sha256(piece.salts + piece.positions).digest() != piece.digest:
                 replaced[at : at + TILE] = True
         cut = slice(first - start * TILE, end - start * TILE)
         return salts[cut], positions[cut], replaced[cut]
@@ -186,7 +188,7 @@ class LeafTable:
         while rows := self._store.pieces(self._walk.branch.id, first, PAGE):
             for piece in rows:
                 leaves = len(piece.positions) // 8
-                whole = len(piece.positions) % 8 == 0 and len(piece.salts) == 16 * leaves
+                whole = len(piece.positions) % 8 == 0 and is_whole(piece.salts, leaves)
                 whole &= max(piece.positions[::8], default=0) < 0x80  # none of them is negative
                 yield piece.index, leaves, whole and len(piece.digest) == 32
             first = rows[-1].index + 1

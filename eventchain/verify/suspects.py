@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from eventchain.errors import FormatError
 from eventchain.formats.event import EVENT_SCHEMA, empty_batch
 from eventchain.formats.hashing import equal_rows
-from eventchain.formats.leaf import leaf_hashes
 from eventchain.formats.log import Hashes
+from eventchain.formats.salts import Salts
 from eventchain.verify.leaves import NOWHERE
 
 
-def safe_leaf_hashes(batch: Any, salts: NDArray[np.uint8]) -> Hashes:
+def safe_leaf_hashes(batch: Any, salts: Salts) -> Hashes:
     """Leaf hashes, zero for an event that was edited into something too long to be an entry. To be compared
     by :func:`agree` only."""
     try:
-        return leaf_hashes(batch, salts)
+        return salts.leaves(batch)
     except FormatError:
         if batch.num_rows == 1:
             return np.zeros((1, 32), np.uint8)

@@ -29,6 +29,8 @@ from eventchain.formats.manifest import Pointer
 from eventchain.formats.policy import Policy
 from eventchain.formats.snapshot import About
 
+NOTES = f"{ORIGIN}/notes"
+
 
 def an_event(**values: object) -> object:
     told = {"stream": "s", "version": 0, "id": "i", "type": "t", "time": 0, "data": b"", "metadata": None}
@@ -66,8 +68,8 @@ def test_a_child_inherits_the_policy_at_its_fork(chain: Chain) -> None:
     with chain.working() as work:
         builder = work.builder
         work.seal(lambda builder: builder.tighten(builder.trunk, Policy(BITS, 5, 900, 0, SOURCE)))
-        work.seal(lambda builder: builder.add_child(builder.trunk, 1, ERASURES, an_event()))
-        assert builder.tips[ERASURES].policy.events == 64  # at block 1, before it was tightened
+        work.seal(lambda builder: builder.add_child(builder.trunk, 1, NOTES, an_event()))
+        assert builder.tips[NOTES].policy.events == 64  # at block 1, before it was tightened
         work.seal(lambda builder: builder.add_child(builder.trunk, 3, SNAPSHOTS, an_event()))
         assert builder.tips[SNAPSHOTS].policy.events == 5
         work.child_lines()
@@ -191,7 +193,7 @@ def test_builders_refuse_what_the_rules_forbid(work: Work) -> None:
     two = an_event()
     two = type(two).from_pylist(two.to_pylist() * 2, schema=two.schema)  # type: ignore[attr-defined]
     forbidden = [
-        lambda: work.builder.add_child(trunk, 3, ERASURES, an_event()),  # not there
+        lambda: work.builder.add_child(trunk, 3, NOTES, an_event()),  # not there
         lambda: work.builder.add_child(trunk, 0, SNAPSHOTS, an_event()),  # twice
         lambda: work.builder.add_child(trunk, 0, f"{SNAPSHOTS}@2", an_event()),  # the same, incarnate
         lambda: work.builder.extend_child(child, an_event(), pin=2),  # pinned already
@@ -282,7 +284,7 @@ def test_a_pin_of_what_is_not_there_is_found(chain: Chain, pin: Pointer, kind: s
     with chain.working(builder=Forger) as work:
         work.builder.pinned = pin  # type: ignore[attr-defined]
         with work.store.transaction():
-            work.builder.add_child(work.builder.trunk, 1, ERASURES, an_event(), None)
+            work.builder.add_child(work.builder.trunk, 1, NOTES, an_event(), None)
     assert kind in kinds(chain)
 
 
@@ -341,7 +343,7 @@ def test_a_child_that_names_no_seal_is_found(chain: Chain) -> None:
             return built
 
     with chain.working(builder=Silent) as work:
-        work.seal(lambda builder: builder.add_child(builder.trunk, 2, ERASURES, an_event()))
+        work.seal(lambda builder: builder.add_child(builder.trunk, 2, NOTES, an_event()))
     assert kinds(chain) == ["manifest"]
 
 
@@ -354,7 +356,7 @@ def test_a_fork_off_an_unsealed_block_is_found(chain: Chain) -> None:
         trunk.sealed = said._replace(height=3)  # type: ignore[union-attr]
         work.builder._block_at = lambda tip, height: (tip.link, bytes(32))  # type: ignore[method-assign]
         with work.store.transaction():
-            work.builder.add_child(trunk, 3, ERASURES, an_event())
+            work.builder.add_child(trunk, 3, NOTES, an_event())
     assert "branch" in kinds(chain)
 
 

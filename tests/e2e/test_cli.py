@@ -27,7 +27,7 @@ from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
 
 from eventchain.chain.build import Builder
 from eventchain.chain.proof import check_proof
-from eventchain.chain.view import ChainView, events_of
+from eventchain.chain.view import ChainView, Hidden, events_of
 from eventchain.chainstores import open_chain_store
 from eventchain.cli import COMMANDS, cli
 from eventchain.cli.common import about, announce, counted
@@ -542,7 +542,7 @@ def test_every_event_has_a_proof_and_a_changed_proof_does_not_hold(chain: Path) 
         for changed in (
             replace(proof, event=event._replace(version=event.version + 1)),
             replace(proof, event=event._replace(metadata=b"")),  # it was null
-            replace(proof, salt=bytes(16)),
+            replace(proof, hidden=Hidden(bytes(16))),
             replace(proof, index=proof.index ^ 1),
             replace(proof, path=proof.path[1:]),
             replace(proof, path=(*proof.path, bytes(32))),
@@ -666,10 +666,13 @@ def test_every_command_explains_itself(command: str) -> None:
     assert not summary.endswith("...")
 
 
-def test_a_reader_that_goes_away_is_no_error(chain: Path) -> None:
+@pytest.mark.parametrize(
+    "command", [["show", "1"], ["status", "--rate", "1M"], ["tree"], ["tree", "--svg", "-"]]
+)
+def test_a_reader_that_goes_away_is_no_error(chain: Path, command: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([*COMMAND, "show", "1"], stdout=writer, stderr=subprocess.PIPE, check=False)
+    done = subprocess.run([*COMMAND, *command], stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert done.returncode == 141
     assert done.stderr == b""
@@ -792,6 +795,13 @@ def test_events_come_back_from_every_kind_of_file(chain: Path, tmp_path: Path) -
         assert json.loads(run("import", name, "-C", other, "--json").stdout)["events"] == EVENTS
     run("export", "again.jsonl", "-C", other, "--force")
     assert Path("again.jsonl").read_bytes() == exported
+
+
+@pytest.mark.parametrize("command", [["export", "--force"], ["tree", "--svg"]])
+def test_what_is_no_ordinary_file_is_not_replaced(chain: Path, command: list[str]) -> None:
+    os.mkfifo("pipe.jsonl")
+    assert "no ordinary file" in run(*command, "pipe.jsonl", code=2).stderr
+    assert Path("pipe.jsonl").is_fifo()
 
 
 def test_another_applications_store_is_not_written(empty: Path) -> None:

@@ -30,6 +30,7 @@ from unit.plain_format import merkle_root, sha256, work_is_done
 from eventchain.chain.build import NO_LEAVES, Builder
 from eventchain.formats.header import bits_for_difficulty
 from eventchain.formats.policy import Policy
+from eventchain.formats.salts import Salts
 
 FIRST = Policy(bits_for_difficulty(4), 16, 8, 0, SOURCE)
 TIGHTER = Policy(bits_for_difficulty(5), 12, 8, 0, SOURCE)
@@ -81,7 +82,8 @@ def cut(chain: Chain, height: int, branch: int = 1) -> None:
             "SELECT rowid, salts, positions FROM pieces WHERE branch = ? AND tile = ?", which[::2]
         )
         for row, salts, positions in rows.fetchall():
-            salts, positions = salts[: 16 * (size % 256)], positions[: 8 * (size % 256)]
+            salts = bytes(Salts.read(salts, len(positions) // 8)[: size % 256])
+            positions = positions[: 8 * (size % 256)]
             told = (salts, positions, sha256(salts + positions), row)
             db.execute("UPDATE pieces SET salts = ?, positions = ?, digest = ? WHERE rowid = ?", told)
         db.execute("DELETE FROM pieces WHERE positions = x''")
@@ -275,10 +277,7 @@ def branch_dropped(chain: Chain) -> None:
 
 
 def branch_dropped_and_trunk_rewritten(chain: Chain) -> None:
-    branch_dropped(chain)
-    for table in ("blocks", "tiles", "pieces", "branch_events"):
-        chain.sql(chain.chain_file, f"DELETE FROM {table} WHERE branch = 3")
-    chain.sql(chain.chain_file, "DELETE FROM branches WHERE id = 3")
+    branch_dropped(chain)  # that of snapshots: without the erasures' the erased events would be findings
     cut(chain, 5)
     with chain.working(builder=Forger) as work:
         work.sealer.seal_backlog(48)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,28 @@ def test_the_table_of_difficulties_is_computed() -> None:
         assert cells == [quantity(hashes), *(duration(hashes / rate) for rate in (40e6, 10e9, 100e12))]
 
 
+def test_the_table_of_the_event_stores_is_sealed_as_it_stands(tmp_path: Path) -> None:
+    script = _script("sh", "order_log", DOCS["event-stores"]).replace("python3", f"'{sys.executable}'")
+    done = _run(["bash", "-euxc", script], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "verdict: clean" in done.stdout
+    assert "3 events" in done.stdout
+    done = _run([sys.executable, "-m", "eventchain", "receipt", "north/7/2"], tmp_path)
+    assert (done.returncode, "sealed in block 1" in done.stdout) == (0, True), done.stderr
+
+
+def test_the_mappings_of_the_event_stores_are_the_real_ones() -> None:
+    shown = _blocks("toml", DOCS["event-stores"])
+    folder = ROOT / "eventchain" / "eventstores" / "mappings"
+    assert sorted(shown) == sorted(file.read_text(encoding="utf-8") for file in folder.glob("*.toml"))
+
+
+def test_the_table_of_event_stores_is_complete() -> None:
+    installed = {entry.name for entry in entry_points(group="eventchain.eventstores")}
+    for text in (README, DOCS["event-stores"]):
+        assert set(re.findall(r"^\| `([\w+-]+)://", text, re.MULTILINE)) == installed - {"kurrentdb+discover"}
+
+
 def test_the_copies_of_the_operations_are_whole(tmp_path: Path) -> None:
     """Made while a connection holds commits in the write-ahead log, where ``cp`` would miss them."""
     commands = "".join(_blocks("sh", DOCS["operations"])).splitlines()
@@ -226,6 +249,19 @@ def test_the_documented_script_accepts_a_proof(proven: tuple[Path, dict[str, Any
 
     anchor[1] = "3"
     assert _checked(folder, proof, *anchor).stderr == "the proof does not hold: anchor\n"
+
+
+def test_the_documented_script_knows_erased_events(proven: tuple[Path, dict[str, Any]]) -> None:
+    folder, good = proven
+    proof = json.loads(json.dumps(good))
+    proof["salt"] = proof["event"]["data_base64"] = proof["event"]["metadata_base64"] = None
+    assert _checked(folder, proof).returncode == 0
+    for name in ("data_base64", "metadata_base64"):  # of which nothing is proven
+        lie = json.loads(json.dumps(proof))
+        lie["event"][name] = good["event"][name]
+        assert _checked(folder, lie).stderr == "the proof does not hold: format\n"
+    proof["event"]["type"] = "U"
+    assert _checked(folder, proof).stderr == "the proof does not hold: entry, leaf, root, manifest\n"
 
 
 def _flip(text: str) -> str:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
 from chains import Chain as Files
 from chains import Work, new_chain
+from click.testing import CliRunner
 from oracle import check_chain
+from running import Process
 
+from eventchain.cli import cli
+from eventchain.contracts.event_store import NewEvent
 from eventchain.eventstores import open_event_store
 
 
@@ -34,73 +35,27 @@ def append(files: Files, first: int, count: int) -> None:
         Work(None, events, None).append(first, count)
 
 
-class Process:
-    """``eventchain run`` on a chain's files; its log is read by a thread."""
+def configured(files: Files, more: str = "") -> Path:
+    file = files.folder / "eventchain.toml"
+    text = 'store = "sqlite:///events.db"\nchain = "sqlite:///chain.db"\n' + more
+    if not file.exists() or file.read_text() != text:
+        file.write_text(text)
+    return file
 
-    def __init__(self, files: Files, *arguments: str, config: str = "", **environment: str) -> None:
-        file = files.folder / "eventchain.toml"
-        text = 'store = "sqlite:///events.db"\nchain = "sqlite:///chain.db"\n' + config
-        if not file.exists() or file.read_text() != text:
-            file.write_text(text)
-        command = [
-            sys.executable,
-            "-m",
-            "eventchain",
-            "run",
-            "-C",
-            file,
-            "--backend",
-            "reference",
-            *arguments,
-        ]
-        self._process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
-        )
-        self.log: list[dict[str, Any]] = []
-        self.text: list[str] = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
 
-    def _read(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as lines:
-            for line in lines:
-                self.text.append(line)
-                if line.startswith("{"):
-                    self.log.append(json.loads(line))
-
-    def until(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 60) -> dict[str, Any]:
-        """The first line of the log that meets it."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            for line in list(self.log):
-                if condition(line):
-                    return line
-            assert self._process.poll() is None, "".join(self.text)
-            time.sleep(0.01)
-        raise AssertionError("".join(self.text))
-
-    def says(self, message: str) -> dict[str, Any]:
-        return self.until(lambda line: line["message"] == message)
-
-    def has_sealed(self, position: int) -> dict[str, Any]:
-        return self.until(lambda line: line["message"] == "sealed" and (line["position"] or 0) >= position)
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self._process.send_signal(number)
-        code = self._process.wait(60)
-        self._reader.join()
-        return code
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as one:
+            one.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
-def running(files: Files, *arguments: str, **options: Any) -> Iterator[Process]:
-    process = Process(files, *arguments, **options)
-    try:
+def running(files: Files, *arguments: str, config: str = "", **environment: str) -> Iterator[Process]:
+    with Process(configured(files, config), *arguments, **environment).ending() as process:
         yield process
-    finally:
-        if process._process.poll() is None:
-            process.stop(signal.SIGKILL)
 
 
 def test_events_are_sealed_as_they_arrive(files):
@@ -113,6 +68,7 @@ def test_events_are_sealed_as_they_arrive(files):
         service.has_sealed(210)
         assert service.stop() == 0
         assert "stopping" in [line["message"] for line in service.log]
+        assert len(service.log) == len(service.text)  # nothing but JSON
     files.check()
 
 
@@ -201,6 +157,56 @@ def test_metrics(files):
         service.stop()
 
 
+def test_what_an_open_transaction_holds_back_is_shown(tmp_path, postgresql):
+    import psycopg
+
+    config = tmp_path / "eventchain.toml"
+    options = ["--origin", "a.b/c", "--difficulty", "4", "--backend", "reference", "--store", postgresql]
+    assert CliRunner().invoke(cli, ["init", "-C", str(config), *options]).exit_code == 0
+
+    def metric(name: str) -> float:
+        with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        return float(next(line.split()[1] for line in lines if line.startswith(f"eventchain_{name} ")))
+
+    def wait_for(condition) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    with (
+        Process(config, "--block-seconds", "0", "--listen", "0").ending() as service,
+        closing(open_event_store(postgresql)) as events,
+    ):
+        port = service.says("listening")["port"]
+        events.append("s", None, [NewEvent("first", "t", b"")])
+        service.has_sealed(1)
+        with psycopg.connect(postgresql) as writer:
+            writer.execute(
+                "INSERT INTO events (stream, version, id, type, time) VALUES ('h', 0, 'held', 't', 0)"
+            )
+            events.append("s", None, [NewEvent("second", "t", b"")])
+            wait_for(lambda: metric("fence_age_seconds") > 0 and metric("backlog_seconds") > 0)
+            assert metric("backlog_events") == 2
+            status = CliRunner().invoke(cli, ["status", "-C", str(config), "--rate", "1M"])
+            assert "event store newest at position 3\n" in status.output
+            assert "1 open transaction" in status.output
+        service.has_sealed(3)
+        wait_for(lambda: metric("fence_age_seconds") == metric("backlog_events") == 0)
+        assert service.stop() == 0
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")
+def test_the_pages_on_ipv6(files):
+    with running(files, "--listen", "[::1]:0") as service:
+        port = service.says("listening")["port"]
+        service.says("sealing")
+        with urlopen(f"http://[::1]:{port}/healthz") as answer:
+            assert json.load(answer)["healthy"]
+        service.stop()
+
+
 def test_killed_at_any_moment(files):
     """Events arrive all the time; ten processes are killed, the last one finishes."""
     done = threading.Event()
@@ -253,11 +259,11 @@ def test_configured_announcements(files, postgresql):
     ("arguments", "said"),
     [
         (["--listen", "nowhere"], "is not an address"),
+        (["--listen", "::1"], "is not an address"),
         (["--backend", "none"], "there is no backend"),
     ],
 )
 def test_what_cannot_work_is_said_at_once(files, arguments, said):
-    service = Process(files, *arguments)
-    assert service._process.wait(60) == 2
-    service._reader.join()
+    service = Process(configured(files), *arguments)
+    assert service.ended() == 2
     assert said in "".join(service.text)

@@ -361,3 +361,20 @@ def test_state_through_snapshots_is_state_through_replay(tmp_path_factory, block
             if kept:
                 Fold([run]).feed(pa.RecordBatch.from_pylist(kept, schema=EVENT_SCHEMA), 0)
             assert through.dump == run.dump()
+
+
+def test_snapshots_that_cover_erased_events_are_not_called_wrong(tmp_path):
+    taking = Taking(tmp_path, SUM, COUNT)
+    taking.seal(0, 160)
+    assert taking.files.erase(70).erased.tolist() == [70]
+    taking.files.check()
+    with taking.files.opened() as (store, events):
+        chain = taking.chain(store, events)
+        checked = list(chain.check_snapshots(["amounts", "types"]))
+        assert {(one.series.name, one.notice) for one in checked if one.notice} == {
+            ("amounts", "events that it covers were erased: 1")
+        }
+        assert [one.height for one in checked if one.notice] == [10]  # and the next one follows from it
+        assert [one.height for one in checked if one.series.name == "amounts"] == [5, 10, 15]
+        assert all(not one.fault for one in checked)
+        assert chain.restore("amounts").snapshot.height == 15

@@ -22,7 +22,7 @@ from postgres import execute
 from sqlalchemy import create_engine, text
 
 from eventchain.chainstores import open_chain_store
-from eventchain.contracts.chain_store import TILE, Blocks, Branch, ChainStore, Piece, Tile
+from eventchain.contracts.chain_store import TILE, Blocks, Branch, ChainStore, Extent, Piece, Tile
 from eventchain.errors import ConfigError, LockedError, StoreError
 from eventchain.formats.event import EVENT_SCHEMA
 from eventchain.formats.header import HEADER
@@ -475,6 +475,22 @@ def test_rows_that_no_reader_returns_are_named(store: ChainStore, url: str) -> N
     assert [tile.index for tile in store.tiles(branch, 0, -9, 9)] == [0]
     assert [piece.index for piece in store.pieces(branch, -9, 9)] == [0]
     assert store.events(branch, -9, 9).num_rows == 0
+
+
+def test_marked_blocks_and_extents(store: ChainStore, url: str) -> None:
+    said = [b"x\npolicy a", b"x\0\npin b\xff", b"", b"\npolicy", b"a\npolicy \npin "]
+    branch = new_branch(store)
+    rows = some_blocks(3, len(said))
+    with store.writer(), store.transaction():
+        store.add_blocks(branch, Blocks(rows.heights, rows.headers, rows.extranonces, said))
+    marked = lambda marks, first=0, limit=9: store.marked(branch, marks, first, limit)  # noqa: E731
+    assert marked([b"\npolicy "]).heights.tolist() == [3, 7]
+    assert marked([b"\npin ", b"\npolicy "]).manifests == [said[0], said[1], said[4]]
+    assert marked([b"\npin ", b"\npolicy "], 4, 1).heights.tolist() == [4]
+    assert len(marked([b"\nfork "])) == 0
+    assert len(store.marked(branch + 1, [b"x"], 0, 9)) == 0
+    edit(url, "INSERT INTO blocks VALUES (77, -4, x'', 0, x'')", "DELETE FROM blocks WHERE height = 5")
+    assert store.extents() == [Extent(branch, 3, 7, 4), Extent(77, -4, -4, 1)]
 
 
 def test_many_strays_are_counted_and_not_all_listed(store: ChainStore, url: str) -> None:

@@ -63,9 +63,15 @@ class Own:
 class File:
     """What the stores in SQLite files share."""
 
+    options = ""  # of the URL
+
     @staticmethod
     def blob(digits):
         return f"x'{digits}'"
+
+    @staticmethod
+    def text(value):
+        return f"CAST(x'{value.encode().hex()}' AS TEXT)"  # a literal can hold no NUL
 
     def execute(self, *statements):
         return execute(self.path, *statements)
@@ -77,6 +83,10 @@ class Database:
     @staticmethod
     def blob(digits):
         return f"'\\x{digits}'"
+
+    @staticmethod
+    def text(value):
+        return f"'{value}'"
 
     def execute(self, *statements):
         return execute_postgres(self.server_url, *statements)
@@ -93,6 +103,69 @@ class PostgreSQL(Database, Own):
     def __init__(self, folder, postgres=None):
         self.url = self.server_url = postgres().new_database()
         self.writer = open_event_store(self.url, create=True)
+
+
+class Mapped:
+    """An application with a table of its own, and a mapping."""
+
+    table = "log"
+    columns = ("shop", "revision", "uid", "kind", "body")
+    mapping = """
+table = "log"
+position = "number"
+stream = "shop"
+version = "revision"
+id = "uid"
+type = "kind"
+data = "body"
+metadata = ["note"]
+"""
+
+    def __init__(self, folder, key, integer, blob):
+        self.made: dict[str, int] = {}
+        (folder / "log.toml").write_text(self.mapping)
+        self.execute(
+            f"CREATE TABLE log (number {key}, shop text NOT NULL, revision {integer} NOT NULL, "
+            f"uid text NOT NULL UNIQUE, kind text NOT NULL, body {blob}, note text, UNIQUE (shop, revision))"
+        )
+
+    def produce(self, stream, count):
+        first = self.made.get(stream, 0)
+        self.made[stream] = first + count
+        rows = [(stream, n, b"%d" % n) for n in range(first, first + count)]
+        for name, n, data in rows:
+            values = (
+                self.text(name),
+                n,
+                self.text(f"{name}-{n}"),
+                "'tested'",
+                self.blob(data.hex()),
+                "'by hand'",
+            )
+            self.execute(
+                "INSERT INTO log (shop, revision, uid, kind, body, note) "
+                f"VALUES ({', '.join(map(str, values))})"
+            )
+        return rows
+
+    def close(self):
+        pass
+
+
+class MappedFile(File, Mapped):
+    def __init__(self, folder, postgres=None):
+        self.path = folder / "application.db"
+        self.options = f"?mapping={folder}/log.toml"
+        self.url = f"table+sqlite:///{self.path}{self.options}"
+        self.execute("PRAGMA journal_mode = WAL")
+        super().__init__(folder, "INTEGER PRIMARY KEY", "INTEGER", "BLOB")
+
+
+class MappedDatabase(Database, Mapped):
+    def __init__(self, folder, postgres):
+        self.server_url = postgres().new_database()
+        self.url = f"table+{self.server_url}&mapping={folder}/log.toml"
+        super().__init__(folder, "bigserial PRIMARY KEY", "integer", "bytea")
 
 
 class Counter(Aggregate):
@@ -166,12 +239,13 @@ class EventsourcingFunctions(EventsourcingDatabase):
     functions = "yes"
 
 
-FILES = {"sqlite": Embedded, "eventsourcing": EventsourcingFile}
+FILES = {"sqlite": Embedded, "eventsourcing": EventsourcingFile, "table": MappedFile}
 STORES = {
     **FILES,
     "postgresql": PostgreSQL,
     "eventsourcing-postgresql": EventsourcingDatabase,
     "eventsourcing-functions": EventsourcingFunctions,
+    "table-postgresql": MappedDatabase,
 }
 OWN = {"sqlite": Embedded, "postgresql": PostgreSQL}
 
@@ -256,6 +330,42 @@ def test_an_empty_store(made):
         assert store.head() is None
         assert store.read(None, 10).num_rows == 0
         assert store.read(None, 10).schema == EVENT_SCHEMA
+
+
+LONG = 120
+"""Seconds that nothing here takes, unless nobody is told of anything."""
+NOTIFY = """
+CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NOTIFY "Events!"; RETURN NULL; END $$;
+CREATE TRIGGER tells AFTER INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION tell()
+"""
+
+
+@pytest.mark.parametrize("seconds", [0, 0.1], ids=["before the wait", "during the wait"])
+def test_a_wait_ends_when_something_is_appended(made, seconds):
+    url = made.url
+    if isinstance(made, EventsourcingDatabase):  # its application notifies nobody by itself
+        made.execute(NOTIFY.format(table=made.table))
+        url += "&notify=Events%21"
+    with closing(open_event_store(url)) as store:
+        assert store.told
+        began = time.monotonic()
+        for _ in range(4):
+            head = store.head()
+            writer = threading.Timer(seconds, made.produce, ("a", 1))
+            writer.start()
+            if not seconds:
+                writer.join()
+            while store.head() == head:
+                store.wait(LONG)
+            writer.join()
+        assert time.monotonic() < began + LONG
+
+
+def test_a_wait_for_nothing_ends_too(made, store):
+    store.head()
+    for _ in range(3):
+        store.wait(0.01)
+    assert store.head() == 1
 
 
 def test_reading_sees_each_commit(made, store):
@@ -358,7 +468,7 @@ def test_files_that_are_no_store(file, tmp_path):
     scheme = file.url.partition(":")[0]
     missing = tmp_path / "none.db"
     with pytest.raises(StoreError, match="there is no event store") as caught:
-        open_event_store(f"{scheme}:///{missing}")
+        open_event_store(f"{scheme}:///{missing}{file.options}")
     assert str(missing) in caught.value.message
     assert ("eventchain init" in caught.value.hint) == (scheme == "sqlite")
     assert "backup" in caught.value.hint
@@ -366,18 +476,18 @@ def test_files_that_are_no_store(file, tmp_path):
     empty = tmp_path / "empty.db"
     empty.touch()
     with pytest.raises(StoreError, match=r"no (event )?table"):
-        open_event_store(f"{scheme}:///{empty}")
+        open_event_store(f"{scheme}:///{empty}{file.options}")
     assert empty.stat().st_size == 0
     text = tmp_path / "text.db"
     text.write_text("this is no database, however long it gets\n" * 100)
     with pytest.raises(StoreError, match="not a database"):
-        open_event_store(f"{scheme}:///{text}")
+        open_event_store(f"{scheme}:///{text}{file.options}")
     with pytest.raises(StoreError):
-        open_event_store(f"{scheme}:///{tmp_path}")
+        open_event_store(f"{scheme}:///{tmp_path}{file.options}")
     wide = tmp_path / "wide.db"
     execute(wide, "PRAGMA encoding = 'UTF-16'", "CREATE TABLE events (a)")
     with pytest.raises(StoreError, match="UTF-16"):
-        open_event_store(f"{scheme}:///{wide}")
+        open_event_store(f"{scheme}:///{wide}{file.options}")
 
 
 # -- rows that no table should hold -------------------------------------------------------------------
@@ -395,12 +505,19 @@ VALUES = st.one_of(
 )
 
 
+KEYED = ("events", "log")
+"""Tables whose rows are numbered by a column."""
+
+
 @pytest.fixture(params=FILES.values(), ids=FILES, scope="module")
 def loose(request, tmp_path_factory):
     """A store whose table was rebuilt without any type or constraint, as an administrator can."""
     with closing(request.param(tmp_path_factory.mktemp("loose"))) as producer:
-        names = EVENT_SCHEMA.names[1:] if producer.table == "events" else producer.columns
-        key = "position INTEGER PRIMARY KEY, " if producer.table == "events" else ""
+        listed = execute(producer.path, f"SELECT name, pk FROM pragma_table_info('{producer.table}')")
+        key = "".join(
+            f"{name} INTEGER PRIMARY KEY, " for name, pk in listed if pk and producer.table in KEYED
+        )
+        names = [name for name, pk in listed if not (pk and producer.table in KEYED)]
         execute(
             producer.path,
             f"DROP TABLE {producer.table}",
@@ -854,7 +971,7 @@ def test_urls(tmp_path, monkeypatch):
         ("sqlite:///x.db?mode", "options"),
         ("sqlite:///x%00.db", "NUL"),
         ("eventsourcing+sqlite:///x.db?tabel=a", "known: table"),
-        ("postgresql:///db?tabel=a", "known: schema, table, and libpq's own"),
+        ("postgresql:///db?tabel=a", "known: schema, table, notify, and libpq's own"),
         ("postgresql://host:port/db", "user@host:5432"),
     ],
 )
@@ -873,8 +990,8 @@ def test_faults_are_of_indexes_only(file, file_store):
     """What stands in the rows is for ``read`` to give; an index that differs from them is a fault."""
     file.produce("a", 5)
     assert file_store.faults() == []
-    index, columns = ("by_type", "type") if isinstance(file, Embedded) else ("by_topic", "topic")
-    execute(file.path, f"CREATE INDEX {index} ON {file.table} ({columns}) WHERE rowid < 3")
+    index, column = "by_type", file.columns[-2]
+    execute(file.path, f"CREATE INDEX {index} ON {file.table} ({column}) WHERE rowid < 3")
     assert file_store.faults() == []
     with closing(sqlite3.connect(file.path)) as db:
         db.execute("PRAGMA writable_schema = ON")
@@ -904,7 +1021,7 @@ def checked(store, *, meanwhile=lambda: None):
 
 def index_of(made):
     """The index that came with the table, and an expression in place of each of its columns."""
-    key = "stream, version" if isinstance(made, Embedded) else "originator_id, originator_version"
+    key = ", ".join(made.columns[:2])
     with closing(sqlite3.connect(made.path)) as db:
         for (name,) in db.execute("SELECT name FROM pragma_index_list(?)", (made.table,)).fetchall():
             found = db.execute("SELECT name FROM pragma_index_info(?)", (name,)).fetchall()
@@ -943,8 +1060,7 @@ def test_indexes_in_order_need_no_thorough_check(file, file_store):
     file.produce("b", 70)
     assert checked(file_store) == ([], False)
     assert checked(file_store, meanwhile=lambda: file.produce("a", 4)) == ([], False)
-    column = "type" if isinstance(file, Embedded) else "topic"
-    execute(file.path, f"CREATE INDEX more ON {file.table} ({column})")  # many alike
+    execute(file.path, f"CREATE INDEX more ON {file.table} ({file.columns[-2]})")  # many alike
     assert checked(file_store) == ([], False)
 
 
@@ -955,11 +1071,7 @@ def test_indexes_in_order_need_no_thorough_check(file, file_store):
 )
 def test_unusual_indexes_are_left_to_sqlite(file, file_store, index):
     file.produce("a", 5)
-    text, number, payload = (
-        ("stream", "version", "data")
-        if isinstance(file, Embedded)
-        else ("originator_id", "originator_version", "state")
-    )
+    text, number, payload = *file.columns[:2], file.columns[-1]
     execute(file.path, f"CREATE INDEX more ON {file.table} {index.format(text, number, payload)}")
     assert checked(file_store) == ([], True)
 

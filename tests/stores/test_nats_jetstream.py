@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from eventchain.cli import cli
 from eventchain.errors import ConfigError, StoreError
 from eventchain.eventstores import nats_jetstream
 from eventchain.eventstores.nats_jetstream import JetStreamEventStore
-from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN
+from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN, id_for_people
 
 
 def do(server: Any, work: Callable[[Any, Any], Any]) -> Any:
@@ -81,6 +82,62 @@ def test_messages_are_events(server, store):
         said = json.loads(row["metadata"])
         assert int(said["timestamp"]) // 1000 == row["time"]
         assert bool(said["headers"]) == (row["type"] == "changed")
+
+
+def publish_raw(server: Any, subject: bytes, headers: bytes, payload: bytes = b"x") -> None:
+    """As no client library does: by the protocol's HPUB."""
+    block = b"NATS/1.0\r\n" + headers + b"\r\n"
+    sizes = b"%d %d" % (len(block), len(block) + len(payload))
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(b'CONNECT {"headers":true,"verbose":false}\r\n')
+        connection.sendall(b"HPUB " + subject + b" " + sizes + b"\r\n" + block + payload + b"\r\nPING\r\n")
+        said = b""
+        while b"PONG" not in said:
+            said += connection.recv(4096)
+
+
+def test_headers_as_other_clients_write_them(server, store):
+    publish_raw(server, b"orders.1", b"A:1\r\nb:  \xc3\xa4 \r\nempty:\r\n")
+    said = json.loads(store.read(None, 1)["metadata"][0].as_py())
+    assert said["headers"] == {"A": "1", "b": "ä", "empty": ""}
+    assert "raw" not in said
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (b"a: \xff\r\n", b"a: \xfe\r\n"),
+        (b"a: 1\r\na: 3\r\n", b"a: 2\r\na: 3\r\n"),
+        (b"\xc3\xa4: 1\r\n", b"\xc3\xa4: 2\r\n"),
+        (b"a: 1\r\nx\r\n", b"a: 1\r\ny\r\n"),
+        (b"Nats-Msg-Id: \xff\r\n", b"Nats-Msg-Id: \xfe\r\n"),
+    ],
+)
+def test_every_difference_of_headers_is_covered(server, store, first, second):
+    """Also where nats-py gives the same for both, or nothing."""
+    publish_raw(server, b"orders.1", first)
+    publish_raw(server, b"orders.1", second)
+    publish_raw(server, b"orders.1", b"a: 1\r\n")
+    batch = store.read(None, 10)
+    assert batch.num_rows == 3
+    one, other, plain = (json.loads(value) for value in batch["metadata"].to_pylist())
+    assert bytes.fromhex(one["raw"]) == b"NATS/1.0\r\n" + first + b"\r\n"
+    assert one["headers"] | {"raw": one["raw"]} != other["headers"] | {"raw": other["raw"]}
+    assert list(one) == ["headers", "raw", "timestamp"]
+    assert "raw" not in plain
+
+
+def test_a_subject_that_is_not_utf8(server, store):
+    publish_raw(server, b"orders.\xff", b"a: 1\r\n")
+    publish_raw(server, b"orders.\xfe", b"a: 1\r\n")
+    publish_raw(server, b"orders.1", b"a: 1\r\n")
+    batch = store.read(None, 10)
+    batch.validate(full=True)
+    assert batch["stream"].to_pylist() == ["orders.\ufffd", "orders.\ufffd", "orders.1"]
+    first, second, third = batch["id"].to_pylist()
+    assert id_for_people(first) == ("ORDERS/1", ["stream"])
+    assert first.partition(" ")[0] != second.partition(" ")[0]
+    assert third == "ORDERS/3"
 
 
 def test_reading_on_and_anywhere(server, store):

@@ -20,6 +20,7 @@ from eventchain.cli import cli
 from eventchain.contracts.event_store import NewEvent
 from eventchain.errors import ConfigError, FormatError, StoreError
 from eventchain.eventstores import open_event_store
+from eventchain.eventstores.postgresql import NOTIFY_SECONDS
 from eventchain.eventstores.postgresql_arrow import ROWS
 from eventchain.eventstores.postgresql_fence import Fence, Look
 from eventchain.formats.event import EVENT_SCHEMA, IRREGULAR, UNKNOWN, id_for_people
@@ -48,6 +49,33 @@ def writer(url):
 
 def ids(batch):
     return batch["id"].to_pylist()
+
+
+# -- waiting ------------------------------------------------------------------------------------------
+
+
+def test_who_waits_hears_again_after_the_connection_was_lost(store, url):
+    with closing(open_event_store(url)) as follower:
+        for number in range(3):
+            execute(url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
+            store.append("s", None, [NewEvent(f"e{number}", "t", b"")])
+            while follower.head() != number + 1:
+                follower.wait(60)
+            follower.wait(0)
+
+
+def test_appends_notify_few_times_and_only_where_a_channel_is_left(url):
+    with closing(open_event_store(url, create=True)) as store, connected(url) as listener:
+        listener.execute("LISTEN eventchain_events")
+        began = time.monotonic()
+        for number in range(50):
+            store.append("s", None, [NewEvent(f"e{number}", "t", b"")])
+        most = 1 + (time.monotonic() - began) / NOTIFY_SECONDS
+        assert 1 <= len(list(listener.notifies(timeout=0.2))) <= most
+        with closing(open_event_store(f"{url}&notify=")) as silent:
+            silent.append("s", None, [NewEvent("last", "t", b"")])
+            assert not silent.told
+        assert list(listener.notifies(timeout=0.2)) == []
 
 
 # -- the fence ----------------------------------------------------------------------------------------

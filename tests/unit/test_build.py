@@ -491,13 +491,13 @@ def test_reading_a_damaged_log(store, builder):
     edit(store, "DELETE FROM pieces WHERE tile = 1")
     reader = LogReader(store, builder.trunk.branch.id)
     assert reader.leaf(2) == made_up(0, 600).hashes[2].tobytes()
-    assert reader.salt_and_position(0)[1] == 0
+    assert reader.position(0) == 0
     broken = [
         lambda: reader.leaf(3),
         lambda: reader.node(1, 1),
         lambda: reader.leaf(256),
-        lambda: reader.salt_and_position(1),
-        lambda: reader.salt_and_position(300),
+        lambda: reader.position(1),
+        lambda: reader.position(300),
         lambda: reader.positions(0, 10),
         lambda: reader.positions(250, 300),
         lambda: reader.find(599, 600),

@@ -37,21 +37,24 @@ BACKENDS = {
 }
 
 # floor -> the floors of the project that it may use besides itself
-GROUND = {"errors", "reader", "ahead", "sqlite_readonly", "postgresql", "urls"}
+GROUND = {"errors", "ahead", "sqlite_readonly", "postgresql", "nats", "toml_reader", "urls"}
 FORMATS = GROUND | {"formats"}
 CONTRACTS = FORMATS | {"contracts"}
 FLOORS = {
     "errors": set(),
     "ahead": set(),
     "sqlite_readonly": {"errors"},
+    "toml_reader": {"errors"},
     "urls": set(),
-    "reader": {"errors"},
     "postgresql": {"errors", "urls"},
+    "nats": {"errors"},
     "formats": GROUND,
     "contracts": FORMATS,
     "projections": FORMATS,
     "mining": CONTRACTS,
     "chain": CONTRACTS | {"mining"},
+    "snapshots": CONTRACTS | {"chain", "erasure", "mining", "projections"},
+    "erasure": CONTRACTS | {"chain"},
     "verify": CONTRACTS,  # nothing of the builder's logic
     "chainstores": CONTRACTS,
     "eventstores": CONTRACTS,

@@ -37,8 +37,12 @@ class Webhook:
     name = "webhook"
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("https", "http") or not parts.hostname or "@" in parts.netloc:
+        try:
+            parts = urlsplit(url)
+            sound = parts.scheme in ("https", "http") and bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            sound = False
+        if not sound or "@" in parts.netloc or not (url.isascii() and url.isprintable() and " " not in url):
             raise ConfigError(
                 "the webhook is no http or https URL", hint="no user and password either: it would be logged"
             )

@@ -1,8 +1,9 @@
-"""Taking values out of a parsed TOML file, with the file and line in every complaint."""
+"""TOML files that people write: every complaint names the file, the line and the key."""
 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,17 +11,25 @@ from typing import Any, TypeVar
 from eventchain.errors import ConfigError, EventChainError
 
 _MISSING = object()
-_NAMES: dict[type, str] = {str: "a string", int: "a whole number", dict: "a table"}
+_NAMES: dict[type, str] = {str: "a string", int: "a whole number", dict: "a table", list: "a list"}
 
 Value = TypeVar("Value")
 
 
-class Reader:
-    """``table`` is the name in the brackets over a key, empty for keys above all tables."""
+class TomlReader:
+    """Takes values out of a file. Raises ConfigError for whatever is not as it should be.
 
-    def __init__(self, text: str, path: Path) -> None:
+    text: the content; path: where it is, for messages; template: what to compare a broken file with. In its
+    methods ``table`` is the name in the brackets over a key, empty for keys above all tables.
+    """
+
+    def __init__(self, text: str, path: Path, template: str) -> None:
         self._lines = text.splitlines()
         self._path = path
+        try:
+            self.values: dict[str, Any] = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path} is not TOML: {error}", hint=f"compare it with {template}") from None
 
     def check_keys(self, values: Mapping[str, Any], known: Iterable[str], table: str) -> None:
         known = list(known)

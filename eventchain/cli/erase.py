@@ -1,0 +1,240 @@
+"""``eventchain erase``: lawful erasure in place."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eventchain.cli.common import (
+    announce,
+    config_option,
+    counted,
+    device_options,
+    json_option,
+    note,
+    print_json,
+    printable,
+    quantity,
+    say_set_aside,
+)
+from eventchain.cli.progress import shown
+
+if TYPE_CHECKING:
+    from eventchain.assembly import Chain
+    from eventchain.erasure.erase import Outcome
+    from eventchain.erasure.plan import Plan
+    from eventchain.mining.backends import Choice
+
+INCOMPLETE = 1
+SHOWN = 10
+"""Positions that are printed at most; --json prints all."""
+
+
+@click.command("erase")
+@click.argument("event_ids", metavar="[EVENT_ID]...", nargs=-1)
+@config_option
+@click.option(
+    "--position", "positions", type=click.IntRange(min=0), multiple=True, metavar="N", help="May be repeated."
+)
+@click.option("--stream", metavar="S", help="All events of a stream.")
+@click.option(
+    "--reason",
+    metavar="TEXT",
+    help="Why, as the record will say for ever: no personal data.",
+)
+@click.option("--actor", metavar="NAME", help="Who, as the record will say. Default: your login name.")
+@click.option("--dry-run", is_flag=True, help="Say what would be touched, and do nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--resume", is_flag=True, help="Complete what is on record and not done.")
+@device_options
+@json_option
+def command(
+    event_ids: tuple[str, ...],
+    config_file: Path,
+    positions: tuple[int, ...],
+    stream: str | None,
+    reason: str | None,
+    actor: str | None,
+    dry_run: bool,
+    yes: bool,
+    resume: bool,
+    backend: str | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Destroy the payloads of sealed events, lawfully: with a record.
+
+    A record of what is erased, by whom and why, is sealed first. Then data and metadata are destroyed in the
+    event store, and the salts in the chain store. Rows, leaves and blocks stay, and nothing else is mined
+    anew; stream, id, type and time stay readable and proven.
+    It can be broken off at any moment; --resume completes it. Where the event store is another
+    application's, what to run there is printed, and --resume afterwards sees that it was done. Exit 1 while
+    an erasure is not complete.
+    """
+    from eventchain.assembly import open_chain
+    from eventchain.errors import ConfigError
+
+    chosen = bool(event_ids or positions or stream is not None)
+    if resume == chosen:
+        raise ConfigError(
+            "no events are chosen" if not resume else "--resume takes no events",
+            hint="name ids, --position or --stream; --resume completes what is on record",
+        )
+    if chosen and not dry_run and not (reason or "").strip():
+        raise ConfigError("an erasure needs a reason", hint='--reason "request of 3 May, Art. 17 GDPR"')
+    with open_chain(config_file) as chain:
+        plan = None
+        if chosen:
+            plan = _plan(chain, event_ids, positions, stream)
+            if dry_run or not as_json:
+                _print_plan(chain, plan, as_json)
+            if dry_run:
+                return
+            if len(plan.places) and not yes:
+                _confirm()
+        if plan is None or len(plan.places):
+            choice = chain.choose(backend, device)
+            announce(choice)
+            _record(chain, choice, plan, reason or "", actor or getpass.getuser())
+        outcome = _complete(chain)
+        _print(chain, outcome, as_json)
+    if len(outcome.waiting) or len(outcome.lost):
+        click.get_current_context().exit(INCOMPLETE)
+
+
+def _plan(chain: Chain, ids: tuple[str, ...], positions: tuple[int, ...], stream: str | None) -> Plan:
+    import numpy as np
+
+    from eventchain.erasure.plan import in_stream, plan_erasure, positions_of, positions_where
+    from eventchain.errors import ConfigError
+
+    meant = [positions_of(chain.events, [*ids, *positions])]
+    if stream is not None:
+        meant.append(positions_where(chain.events, in_stream(stream)))
+        if not len(meant[-1]):
+            raise ConfigError(f"there is no event in the stream {stream!r}", hint="check its name")
+    return plan_erasure(chain.store, chain.events, np.unique(np.concatenate(meant)))
+
+
+def is_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty()
+
+
+def _confirm() -> None:
+    from eventchain.errors import ConfigError
+
+    if not is_terminal():
+        raise ConfigError("an erasure wants to be confirmed", hint="--yes does not ask")
+    if not click.confirm("Destroy them? It cannot be undone", err=True):
+        raise ConfigError("nothing was erased")
+
+
+def _record(chain: Chain, choice: Choice, plan: Plan | None, reason: str, actor: str) -> None:
+    from eventchain.erasure.erase import record
+
+    with chain.sealing(choice, say_set_aside) as sealer:
+        limit = chain.mining.block_events or sealer.builder.trunk.policy.events
+        with shown(sealer, chain.events.head(), limit) as report:
+            if plan is None:
+                sealer.seal_backlog(limit, report)
+            else:
+                record(sealer, plan, reason, actor, limit, report)
+
+
+def _complete(chain: Chain) -> Outcome:
+    from eventchain.erasure.erase import complete
+
+    with chain.store.writer():
+        try:
+            return complete(
+                chain.store, chain.events, lambda what, count: note(f"{what}: {counted(count, 'event')}")
+            )
+        except BaseException:
+            note("The erasure is on record and not complete; `eventchain erase --resume` goes on.")
+            raise
+
+
+# -- printing -----------------------------------------------------------------------------------------
+
+
+def _print_plan(chain: Chain, plan: Plan, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "events": len(plan.places),
+                "positions": sorted(plan.places.positions.tolist()),
+                "already_erased": plan.already,
+                "blocks": plan.blocks,
+                "blocks_to_mine": 2 if len(plan.places) else 0,
+                "hashes": plan.hashes if len(plan.places) else 0,
+                "snapshots": plan.snapshots,
+            }
+        )
+        return
+    if plan.already:
+        note(f"{counted(plan.already, 'event')} on record already as erased")
+    if not len(plan.places):
+        return
+    note(
+        f"to erase: {counted(len(plan.places), 'event')} in {counted(plan.blocks, 'block')}, "
+        f"at {_listed(plan.places.positions)}"
+    )
+    note(f"to mine: the record and the block that names it, about {quantity(plan.hashes, 'H')}")
+    for branch, count in plan.snapshots.items():
+        note(f"may hold what was derived from them: {counted(count, 'snapshot')} of {branch}")
+    if not hasattr(chain.events, "erase"):
+        note("the payloads lie in another application's store: what to run there is printed at the end")
+    note("not reached: backups, replicas, exports, and what was derived from the events")
+
+
+def _print(chain: Chain, outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        values: dict[str, Any] = {
+            "erased": outcome.erased.tolist(),
+            "waiting": outcome.waiting.tolist(),
+            "lost": outcome.lost.tolist(),
+            "complete": not len(outcome.waiting) and not len(outcome.lost),
+        }
+        if len(outcome.waiting):
+            values["how_to_erase"] = _how(chain, outcome)
+        print_json(values)
+        return
+    if len(outcome.erased):
+        click.echo(f"erased {counted(len(outcome.erased), 'event')}")
+    elif not len(outcome.waiting):
+        click.echo("nothing is left to erase")
+    if len(outcome.lost):
+        note(
+            f"not as sealed, so that no commitment could be kept: {_listed(outcome.lost)}; "
+            "`eventchain verify` names them"
+        )
+    if len(outcome.waiting):
+        note(
+            f"the payloads of {counted(len(outcome.waiting), 'event')} are still in {chain.events.url}. "
+            "Run this there, then `eventchain erase --resume`:"
+        )
+        click.echo(_how(chain, outcome))
+
+
+def _how(chain: Chain, outcome: Outcome) -> str:
+    from eventchain.formats.erasure import ranges_of
+
+    how: str = chain.events.how_to_erase(ranges_of(outcome.waiting))
+    return printable(how.replace("\n", "\0")).replace("\\x00", "\n")
+
+
+def _listed(positions: Any) -> str:
+    """``position 7``, ``positions 3 to 5, 9``."""
+    import numpy as np
+
+    from eventchain.formats.erasure import ranges_of
+
+    ranges = ranges_of(np.sort(positions))
+    parts = [str(first) if first == last else f"{first} to {last}" for first, last in ranges[:SHOWN]]
+    more = f" and {len(ranges) - SHOWN:,} more" if len(ranges) > SHOWN else ""
+    return f"position{'s' if len(positions) > 1 else ''} {', '.join(parts)}{more}"
