@@ -1,7 +1,7 @@
 """Snapshots: what restoring from one saves, and what taking and checking them costs.
 
     python bench/snapshots.py [--events 200000] [--streams 10000] [--rounds 3] [--difficulty 8]
-                              [--every "10000 events"] [--backend cpu]
+                              [--every "50000 events"] [--backend cpu]
 
 Events are made up, of about 120 bytes of JSON, in an SQLite event store of ours. `--events 1000000` is the
 figure to quote.
@@ -14,14 +14,15 @@ figure to quote.
 - mine: the whole backlog as a process, without projections, with one, and with ten of them by `every`.
 - verify: every snapshot of these ten against a replay, beside a replay of one projection without any.
 
-Rounds alternate over what is compared; medians are printed. The states are compared, and the chain is
-verified at the end.
+Rounds alternate over what is compared; medians are printed, of wall and of CPU time, which is what others on
+the machine do not change. The states are compared, and the chain is verified at the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shutil
 import statistics
 import tempfile
@@ -43,7 +44,7 @@ from eventchain.snapshots.take import Taker, at_the_head
 
 USUAL = 'use = "sum"\npath = "data.amount"\nby = "data.account"'
 """The projection that is restored: 10,000 balances."""
-Seconds = dict[str, float]
+Measured = dict[str, dict[str, float]]
 
 
 def tables(every: str) -> dict[str, str]:
@@ -66,22 +67,34 @@ def configure(folder: Path, projections: Mapping[str, str]) -> None:
     file.write_text(begun + more, encoding="utf-8")
 
 
-def measured(work: Mapping[str, Callable[[], object]], rounds: int) -> Seconds:
-    """Median wall seconds of each, after one round that does not count."""
-    found: dict[str, list[float]] = {name: [] for name in work}
+def measured(work: Mapping[str, Callable[[], object]], rounds: int) -> Measured:
+    """Median wall and CPU seconds of each, those of its processes included, after one round that does not
+    count."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
     for counts in range(rounds + 1):
         for name, one in work.items():
-            began = time.perf_counter()
+            wall, cpu = time.perf_counter(), cpu_seconds()
             one()
             if counts:
-                found[name].append(time.perf_counter() - began)
-    return {name: statistics.median(times) for name, times in found.items()}
+                found[name].append((time.perf_counter() - wall, cpu_seconds() - cpu))
+    return {
+        name: {
+            "seconds": statistics.median(wall for wall, _ in times),
+            "cpu_seconds": statistics.median(cpu for _, cpu in times),
+        }
+        for name, times in found.items()
+    }
+
+
+def cpu_seconds() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 # -- the parts
 
 
-def restoring(folder: Path, rounds: int) -> tuple[Seconds, int]:
+def restoring(folder: Path, rounds: int) -> tuple[Measured, int]:
     """``balances`` has a snapshot, ``replayed``, which is the same, has none. Gives the seconds, and how many
     events came after the snapshot."""
     states, replayed = set(), 0
@@ -106,7 +119,7 @@ def restoring(folder: Path, rounds: int) -> tuple[Seconds, int]:
     return seconds, replayed
 
 
-def together(folder: Path, rounds: int) -> Seconds:
+def together(folder: Path, rounds: int) -> Measured:
     """Ten in one pass, and each of them alone."""
     names = dict(zip((f"p{number}" for number in range(len(MADE_UP))), MADE_UP, strict=True))
     with open_chain(folder / "eventchain.toml") as chain:
@@ -126,7 +139,7 @@ def _fail(series: Any, error: Exception) -> None:
     raise error
 
 
-def mining(folder: Path, mine: list[str], rounds: int, every: str) -> Seconds:
+def mining(folder: Path, mine: list[str], rounds: int, every: str) -> Measured:
     """The backlog from the genesis on, each time anew. The last chain, with the snapshots of ten, stays."""
     begun = folder / "begun.db"
 
@@ -144,8 +157,8 @@ def mining(folder: Path, mine: list[str], rounds: int, every: str) -> Seconds:
     return measured(work, rounds)
 
 
-def checking(folder: Path, rounds: int) -> tuple[Seconds, int]:
-    """Seconds, and how many snapshots there were."""
+def checking(folder: Path, rounds: int) -> tuple[Measured, int]:
+    """Measured, and how many snapshots there were."""
     with open_chain(folder / "eventchain.toml") as chain:
         names = list(chain.projections)
         count = sum(len(chain.snapshots(name)) for name in names)
@@ -180,16 +193,28 @@ def _without_snapshots(chain: Chain) -> Iterator[Chain]:
     )
 
 
+def show(what: str, found: Measured, unit: str, events: int) -> None:
+    """A table; ``unit`` is what the others are times of."""
+    print(what)
+    for name, one in found.items():
+        wall, cpu = one["seconds"], one["cpu_seconds"]
+        print(
+            f"  {name:34}{wall * 1e3:11,.1f} ms{cpu * 1e3:11,.1f} ms{events / wall / 1e6:9.2f} M events/s"
+            f"{wall / found[unit]['seconds']:8.2f}x{cpu / found[unit]['cpu_seconds']:8.2f}x"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--streams", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--difficulty", default="8")
-    parser.add_argument("--every", default="10000 events")
+    parser.add_argument("--every", help="default: a twentieth of the events")
     parser.add_argument("--backend", default="cpu")
     options = parser.parse_args()
     events, rounds = options.events, options.rounds
+    options.every = options.every or f"{events // 20} events"
     figures = heading("snapshots") | vars(options)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -214,35 +239,29 @@ def main() -> None:
         run(folder, "verify")
 
     first, fast = restored["from the first event"], restored["from the snapshot"]
-    print(f"{events:,} events, {options.streams:,} streams, {since:,} of them after the snapshot")
     print(
-        f"restore      {fast * 1e3:8.1f} ms from the snapshot, {first * 1e3:8.1f} ms from the first event "
-        f"({events / first / 1e6:.2f} M events/s): {first / fast:.0f}x; the limit is {events / since:.0f}x"
+        f"{events:,} events, {options.streams:,} streams, {since:,} of them after the snapshot; wall and CPU"
     )
-    slow, quick = restored["from the first event, a process"], restored["from the snapshot, a process"]
-    print(f"  a process  {quick * 1e3:8.1f} ms, {slow * 1e3:8.1f} ms: {slow / quick:.1f}x")
+    show("restore", restored, "from the first event", events)
+    ratio = {kind: first[kind] / fast[kind] for kind in first}
+    print(
+        f"  {ratio['seconds']:.0f} times as fast from the snapshot, by CPU {ratio['cpu_seconds']:.0f} times; "
+        f"the limit, when nothing but its {since:,} events cost anything: {events / since:.0f} times"
+    )
     ten = passes.pop("ten in one pass")
-    mean = statistics.mean(passes.values())
-    print(f"together     {ten:8.3f} s for ten in one pass; alone {mean:.3f} s on average")
-    print(f"             {ten / mean:8.2f} single passes; of each alone:")
-    for what, seconds in passes.items():
-        print(f"  {what:24} {seconds:8.3f} s {events / seconds / 1e6:8.2f} M events/s")
-    bare = mined["without projections"]
-    for what, seconds in mined.items():
-        print(f"mine         {seconds:8.3f} s {what}, every {options.every}: {seconds / bare:.2f}x")
-    alone = checked["a replay of that one"]
-    for what, seconds in checked.items():
-        print(f"verify       {seconds:8.3f} s {what}: {seconds / alone:.2f}x")
-    print(f"             {snapshots:8} snapshots of ten projections")
+    mean = {kind: statistics.mean(one[kind] for one in passes.values()) for kind in ten}
+    show("take", passes | {"one on average": mean, "ten in one pass": ten}, "one on average", events)
+    show(f"mine, a snapshot every {options.every}", mined, "without projections", events)
+    show(f"verify {snapshots} snapshots of ten projections", checked, "a replay of that one", events)
     figures |= {
         "events_after_snapshot": since,
-        "restore_seconds": restored,
-        "restore_ratio": first / fast,
+        "restore": restored,
+        "restore_ratio": ratio,
         "restore_ratio_limit": events / since,
-        "take_seconds": passes | {"ten in one pass": ten},
-        "ten_in_single_passes": ten / mean,
-        "mine_seconds": mined,
-        "check_seconds": checked,
+        "take": passes | {"ten in one pass": ten},
+        "ten_in_single_passes": {kind: ten[kind] / mean[kind] for kind in ten},
+        "mine": mined,
+        "check": checked,
         "snapshots_checked": snapshots,
     }
     write(figures, str(events))

@@ -50,6 +50,6 @@ def test_the_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
     assert Config.load(config).projections["history"].of == "placed"
     run(tmp_path, "eventchain", "snapshot", "take", "history")
     listed = run(tmp_path, "eventchain", "snapshot", "restore", "history").stdout
-    assert listed == '{"example.com/orders/placed":%s}' % state.strip()
+    assert listed == f'{{"example.com/orders/placed":{state.strip()}}}'
     (origin,) = re.findall(r"own origin is\n`([^`]+)`", PAGE)
     assert origin in run(tmp_path, "eventchain", "verify").stdout
