@@ -96,7 +96,7 @@ def check(sealed: Sealing, name: str) -> None:
 
 
 def findings(chain: Chain) -> list[Finding]:
-    """What verify finds; the oracle finds something too. What uses snapshots raises its own errors at most."""
+    """What verify finds; the oracle finds something too. What uses snapshots raises no error but ours."""
     with chain.opened() as (store, events):
         with pytest.raises(AssertionError):
             check_chain(store, events)
