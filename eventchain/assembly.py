@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from eventchain.chain.fit import require_fit
 from eventchain.chain.sealing import Sealer
 from eventchain.chainstores import open_chain_store
-from eventchain.config import DEFAULT_FILE, Config, Mining
+from eventchain.config import DEFAULT_FILE, Config, Fleet, Mining
 from eventchain.contracts.chain_store import ChainStore
 from eventchain.contracts.event_store import EventStore
 from eventchain.eventstores import open_event_store
@@ -23,6 +23,10 @@ from eventchain.mining.engine import Engine
 if TYPE_CHECKING:
     from eventchain.chain.sealed import Receipt
     from eventchain.verify import Report
+
+
+FLEET = "fleet"
+"""The backend that has a table of its own in the configuration."""
 
 
 def _ignore(device: str, reason: str) -> None:
@@ -39,17 +43,19 @@ class Chain:
         anchors: Sequence[Anchor] = (),
         mining: Mining | None = None,
         clock: Callable[[], float] = time.time,
+        fleet: Fleet | None = None,
     ) -> None:
         self.events = events
         self.store = store
         self.anchors = tuple(anchors)
         self.mining = mining or Mining()
         self._clock = clock
+        self._fleet = fleet
 
     def choose(self, backend: str | None = None, device: str | None = None) -> Choice:
         """The backend and devices to mine with, tested; the configuration's where an argument is None.
         Another backend than the configured one does not take the configured device."""
-        return choose_as_configured(self.mining, backend, device)
+        return choose_as_configured(self.mining, backend, device, self._fleet)
 
     @contextmanager
     def sealing(
@@ -157,12 +163,15 @@ class Chain:
         self.close()
 
 
-def choose_as_configured(mining: Mining, backend: str | None = None, device: str | None = None) -> Choice:
+def choose_as_configured(
+    mining: Mining, backend: str | None = None, device: str | None = None, fleet: Fleet | None = None
+) -> Choice:
     """See :meth:`Chain.choose`."""
     backend = backend or mining.backend
     if device is None and backend.casefold() == mining.backend.casefold():
         device = mining.device
-    return choose(backend, device)
+    settings = fleet.settings() if fleet and backend.casefold() == FLEET else None
+    return choose(backend, device, settings)
 
 
 def open_chain(config: Config | str | Path = DEFAULT_FILE) -> Chain:
@@ -175,4 +184,4 @@ def open_chain(config: Config | str | Path = DEFAULT_FILE) -> Chain:
     except BaseException:
         events.close()
         raise
-    return Chain(events, store, (config.anchor,) if config.anchor else (), config.mining)
+    return Chain(events, store, (config.anchor,) if config.anchor else (), config.mining, fleet=config.fleet)

@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -59,6 +59,12 @@ block_seconds = 1.0
 # Where it serves /metrics and /healthz.
 # listen = "127.0.0.1:9464"
 
+[fleet]
+# With backend = "fleet" workers on other hosts mine: docs/fleet.md
+# nats = "nats://localhost:4222"
+# creds = "coordinator.creds"
+# fallback = "cpu"
+
 [announce]
 # Who is told what is sealed: docs/run.md
 # webhook = "https://example.com/sealed"
@@ -99,6 +105,26 @@ class Announce:
 
 
 @dataclass(frozen=True, slots=True)
+class Fleet:
+    """Mining on other hosts. nats: URL of a server, or several with commas; creds, nkey: a credentials file,
+    or one with an nkey's seed; tls_*: PEM files; groups: of workers that are given work, the usual one when
+    None; fallback: the backend that mines here while there is no worker, none when None."""
+
+    nats: str | None = None
+    creds: str | None = None
+    nkey: str | None = None
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    groups: tuple[str, ...] | None = None
+    fallback: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What is given, as the backend ``fleet`` takes it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """``store`` and ``chain`` are URLs; ``anchor`` is of the genesis."""
 
@@ -108,6 +134,7 @@ class Config:
     mining: Mining = field(default_factory=Mining)
     run: Run = field(default_factory=Run)
     announce: Announce = field(default_factory=Announce)
+    fleet: Fleet = field(default_factory=Fleet)
 
     @classmethod
     def load(cls, file: str | Path = DEFAULT_FILE) -> Config:
@@ -142,6 +169,8 @@ class Config:
         reader.check_keys(run, Run, "run")
         announce = reader.take(values, "announce", dict, {})
         reader.check_keys(announce, Announce, "announce")
+        fleet = reader.take(values, "fleet", dict, {})
+        reader.check_keys(fleet, Fleet, "fleet")
         folder = path.resolve().parent
         return cls(
             store=resolve(reader.take(values, "store", str), folder),
@@ -162,6 +191,16 @@ class Config:
                 nats=reader.take(announce, "nats", str, None),
                 nats_subject=reader.take(announce, "nats_subject", str, DEFAULT_SUBJECT),
                 postgresql=reader.take(announce, "postgresql", str, None),
+            ),
+            fleet=Fleet(
+                nats=reader.take(fleet, "nats", str, None),
+                creds=reader.file(fleet, "creds", folder),
+                nkey=reader.file(fleet, "nkey", folder),
+                tls_ca=reader.file(fleet, "tls_ca", folder),
+                tls_cert=reader.file(fleet, "tls_cert", folder),
+                tls_key=reader.file(fleet, "tls_key", folder),
+                groups=reader.names(fleet, "groups"),
+                fallback=reader.take(fleet, "fallback", str, None),
             ),
         )
 
@@ -262,6 +301,19 @@ class _Reader:
         if value is not None and most is not None and value > most:
             raise ConfigError(f"{self._at(key)}: {key!r} must be at most {most}, not {value}")
         return value
+
+    def file(self, values: dict[str, Any], key: str, folder: Path) -> str | None:
+        """A path, relative to the configuration's folder."""
+        value: str | None = self.take(values, key, str, None)
+        return None if value is None else str(folder / value)
+
+    def names(self, values: dict[str, Any], key: str) -> tuple[str, ...] | None:
+        value = values.get(key)
+        if value is not None and not (
+            isinstance(value, list) and value and all(isinstance(one, str) for one in value)
+        ):
+            raise ConfigError(f"{self._at(key)}: {key!r} must be a list of strings, not {value!r}")
+        return None if value is None else tuple(value)
 
     def seconds(self, values: dict[str, Any], key: str, default: float) -> float:
         value = values.get(key, default)

@@ -32,6 +32,7 @@ COMMANDS = {
     "wait": "receipt:wait_command",
     "backends": "backends:command",
     "bench": "bench:command",
+    "worker": "worker:command",
     "demo": "demo:command",
 }
 """Where each command is: module and name."""

@@ -45,7 +45,7 @@ def command(
     from eventchain.service.run import Service
 
     config = Config.load(config_file)
-    choice = choose_as_configured(config.mining, backend, device)
+    choice = choose_as_configured(config.mining, backend, device, config.fleet)
     announce(choice)
     log_to_stderr(as_json=log == "json")
     service = Service(
