@@ -11,10 +11,10 @@ from urllib.request import urlopen
 
 
 class NatsServer:
-    """A nats-server with JetStream on a free port."""
+    """A nats-server with JetStream on a free port. ``options``: more of its command line."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *options: str) -> None:
+        self._folder, self._options = folder, options
         self._ports = folder / "ports"
         self._ports.mkdir(exist_ok=True)
         self._log = folder / "nats.log"
@@ -35,6 +35,7 @@ class NatsServer:
             "-js",
             "-sd",
             self._folder / "jetstream",
+            *self._options,
         ]
         self._process = subprocess.Popen(
             [*command, "--ports_file_dir", self._ports, "-l", self._log], stdout=subprocess.DEVNULL

@@ -33,6 +33,7 @@ COMMANDS = {
     "backends": "backends:command",
     "bench": "bench:command",
     "worker": "worker:command",
+    "fleet": "fleet:command",
     "demo": "demo:command",
 }
 """Where each command is: module and name."""
