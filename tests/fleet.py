@@ -37,18 +37,20 @@ class WorkerProcess:
         )  # fmt: skip
         self.said: list[dict[str, Any]] = []
         self._first = threading.Event()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said.append(json.loads(line))
-            self._first.set()
+        with self.process.stdout as lines:
+            for line in lines:
+                self.said.append(json.loads(line))
+                self._first.set()
         self._first.set()
 
     def ready(self) -> WorkerProcess:
         assert self._first.wait(60)
-        assert self.said, self.process.communicate()[1]
+        assert self.said, self.kill()
         return self
 
     def kill(self, number: int = signal.SIGKILL) -> str:
@@ -56,8 +58,12 @@ class WorkerProcess:
         if self.process.poll() is None:
             os.killpg(self.process.pid, number)
         self.process.wait(30)
+        self._reader.join(30)
         assert self.process.stderr is not None
-        return self.process.stderr.read()
+        if self.process.stderr.closed:
+            return ""
+        with self.process.stderr as lines:
+            return lines.read()
 
 
 class Fleet:

@@ -11,13 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -39,11 +38,10 @@ from eventchain_fleet.connection import (
     worker_of,
     worker_subject,
 )
+from eventchain_fleet.loop import LoopThread
 from eventchain_fleet.messages import MAX_HEADERS, MAX_TAGS, Alive, Done, Here, Over, Piece, Shut, tags_of
 from eventchain_fleet.pieces import Cutter, Part
 from eventchain_fleet.roster import RECENT_SECONDS, Queue, Roster
-
-T = TypeVar("T")
 
 LEASE_SECONDS = 20.0
 """After so long without an answer a piece is handed out again. It takes about two seconds, and up to two
@@ -100,42 +98,35 @@ class Coordinator:
         self._roster = Roster()
         self._searches: list[_Search] = []
         self._ready: set[Queue] = set()  # queues that have a consumer
+        self._handed = 0
         self._rate: deque[tuple[float, float]] = deque()  # when, and how many hashes were answered
         self._lonely_since: float | None = None
         self._failure: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
-        self._thread.start()
+        self._connection: Any = None
+        self._thread = LoopThread()
         try:
-            self._call(self._open())
+            self._thread.call(self._open())
         except BaseException:
             self.close()
             raise
 
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
     # -- for the devices
 
     def search(self, work: Work) -> Solutions:
-        return self._call(self._search(work))
+        return self._thread.call(self._search(work))
 
     def interrupt(self) -> None:
         """Searches in flight return what they have."""
-        self._call(self._interrupt())
+        self._thread.call(self._interrupt())
 
     def close(self) -> None:
-        if self._loop.is_running():
-            self._call(self._disconnect())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(TIMEOUT)
+        self._thread.close(self._disconnect())
 
     # -- on the loop's thread: begin and end
 
     async def _open(self) -> None:
         self._lock = asyncio.Lock()
-        self._connection: Any = None
         self._connection = await self._login.connect(
             f"coordinator-{this_host()}-{os.getpid()}", self._reconnected
         )
@@ -163,8 +154,7 @@ class Coordinator:
             self._spawn(self._search_here(device))
 
     async def _disconnect(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
+        await self._interrupt()
         if self._connection is not None:
             with suppress(Exception):  # it may be gone already
                 await asyncio.wait_for(self._connection.close(), 1.0)
@@ -178,7 +168,7 @@ class Coordinator:
                 for search in self._searches:
                     search.over.set()
 
-        task = self._loop.create_task(guarded())
+        task = asyncio.create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -280,9 +270,11 @@ class Coordinator:
         now = time.monotonic()
         hungry = [queue for queue in self._roster.queues.values() if queue in self._ready]
         while hungry := [queue for queue in hungry if queue.has_room(now)]:
-            for queue in hungry:
+            for queue in sorted(hungry, key=lambda queue: queue.fed):
                 if not self._hand_to(queue, now):
                     return
+                self._handed += 1
+                queue.fed = self._handed
 
     def _hand_to(self, queue: Queue, now: float) -> bool:
         for search in self._searches:
@@ -484,7 +476,7 @@ class Coordinator:
             assert part is not None
             work = search.cutter.work(part)
             began = time.perf_counter()
-            solutions = await self._loop.run_in_executor(None, device.search, work)
+            solutions = await asyncio.to_thread(device.search, work)
             checked = check(work, solutions)
             pace.update(checked.hashes, time.perf_counter() - began)
             search.answered = True

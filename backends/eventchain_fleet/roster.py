@@ -48,6 +48,7 @@ class Queue:
         self.group, self.size_class = group, size_class
         self.devices = 0
         self.out = 0  # pieces that are on lease
+        self.fed = 0  # the number of the last piece that it was given: who waited longest is next
         self._proven = FIRST_SIZE / GROWTH
         self._answers: deque[float] = deque()
 

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from eventchain.errors import FormatError
-from eventchain_fleet.connection import ALIVE, ROOT, TIMEOUT, Login, this_host, worker_of
+from eventchain_fleet.connection import ALIVE, ROOT, Login, this_host, worker_of
+from eventchain_fleet.loop import LoopThread
 from eventchain_fleet.messages import Alive, Here, Shut
 from eventchain_fleet.roster import MAX_DEVICES, MAX_WORKERS, SILENT_SECONDS
 
@@ -46,13 +47,12 @@ class Watch:
         self._here: dict[tuple[str, str], dict[int, tuple[float, Here]]] = {}
         self._shut: dict[tuple[str, str], str] = {}
         self._coordinators: dict[int, tuple[float, Alive]] = {}
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
-        self._thread.start()
+        self._connection: Any = None
+        self._thread = LoopThread()
         try:
-            asyncio.run_coroutine_threadsafe(self._open(login), self._loop).result()
+            self._thread.call(self._open(login))
         except BaseException:
-            self._stop()
+            self.close()
             raise
 
     async def _open(self, login: Login) -> None:
@@ -140,12 +140,12 @@ class Watch:
         yield from (rate, pieces, errors)
 
     def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._connection.close(), self._loop).result(TIMEOUT)
-        self._stop()
+        self._thread.close(self._disconnect())
 
-    def _stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(TIMEOUT)
+    async def _disconnect(self) -> None:
+        if self._connection is not None:
+            with suppress(Exception):  # it may be gone already
+                await asyncio.wait_for(self._connection.close(), 1.0)
 
 
 def _is_old(devices: dict[int, tuple[float, Here]], now: float) -> bool:

@@ -44,8 +44,8 @@ SLICE_SECONDS = 0.25
 """How long a device searches between two looks at what was called off."""
 MEASURE_SECONDS = 0.5
 HERE_SECONDS = 2.0
-PULL_SECONDS = 5.0
-"""How long a pull waits for a piece before it is made anew."""
+PULL_SECONDS = 2.0
+"""How long a pull waits for a piece before it is made anew, perhaps from another queue."""
 RETRY_SECONDS = 0.5
 SILENT_SECONDS = 5.0
 """Pieces of a coordinator that was not heard of for so long are let go."""
@@ -89,7 +89,7 @@ class Worker:
         await self.connection.subscribe(OVER, cb=self._on_over)
         await self.connection.subscribe(ALIVE, cb=self._on_alive)
         await self.connection.subscribe(self.subject("shut"), cb=self._on_shut)
-        loops = [self._say_here(), *(loop for unit in self.units for loop in unit.loops())]
+        loops = [self._stay_known(), *(loop for unit in self.units for loop in unit.loops())]
         tasks = [asyncio.create_task(self._guarded(loop)) for loop in loops]
         try:
             await self._end
@@ -120,20 +120,20 @@ class Worker:
         with suppress(Exception):  # while NATS is away; what was asked is then asked again
             await self.connection.publish(self.subject(kind), data)
 
-    async def _say_here(self) -> None:
+    async def _stay_known(self) -> None:
         while True:
-            await self._here()
+            await self.say_here()
             self._report(self)
             await asyncio.sleep(HERE_SECONDS)
 
-    async def _here(self) -> None:
+    async def say_here(self) -> None:
         for unit in self.units:
             if not unit.broken:
                 await self.publish("here", unit.here().encode())
 
     async def _reconnected(self) -> None:
         self._heard.clear()  # nobody could be heard
-        await self._here()
+        await self.say_here()
 
     async def _on_alive(self, message: Any) -> None:
         with suppress(FormatError):
@@ -141,7 +141,7 @@ class Worker:
             news = coordinator not in self._heard
             _remember(self._heard, coordinator, time.monotonic())
             if news:
-                await self._here()
+                await self.say_here()
 
     async def _on_over(self, message: Any) -> None:
         with suppress(FormatError):
@@ -294,15 +294,19 @@ class Unit:
             checked = check(work, solutions)
             hashes += checked.hashes
             cutter.solve(part, solutions)
-        self._measured(hashes, time.perf_counter() - began)
+        if self._measured(hashes, time.perf_counter() - began):
+            await self._worker.say_here()
 
-    def _measured(self, hashes: int, seconds: float) -> None:
+    def _measured(self, hashes: int, seconds: float) -> bool:
+        """Returns whether the device is of another size class now."""
         if seconds < SLICE_SECONDS / 2:  # says little of the device
-            return
+            return False
         self._pace.update(hashes, seconds)
         exact = math.log2(max(1.0, PIECE_SECONDS * self.rate))
-        if abs(exact - self.size_class) > 0.75:  # not to and fro between two
-            self.size_class = self._wanted_class()
+        if abs(exact - self.size_class) <= 0.75:  # not to and fro between two
+            return False
+        self.size_class = self._wanted_class()
+        return True
 
     async def _set_aside(self, error: Exception) -> None:
         reason = error.message if isinstance(error, EventChainError) else f"{type(error).__name__}: {error}"
