@@ -78,8 +78,10 @@ class _Piece:
     search: _Search
     token: int
     part: Part
+    hashes: float  # expected
     queue: Queue
     since: float
+    due: float
     on_lease: bool = True
 
 
@@ -236,6 +238,8 @@ class Coordinator:
         for search in self._searches:
             for piece in search.pieces.values():
                 self._end_lease(piece)
+        for queue in self._roster.queues.values():
+            queue.forgive()
         self._hand_out()
 
     # -- searches
@@ -280,11 +284,12 @@ class Coordinator:
         for search in self._searches:
             part = search.cutter.draw(queue.size, MAX_HEADERS)
             if part is not None:
-                piece = _Piece(search, new_id(), part, queue, now)
+                hashes = search.cutter.cost(part)
+                queue.out, queue.load = queue.out + 1, queue.load + hashes
+                piece = _Piece(search, new_id(), part, hashes, queue, now, queue.due(now))
                 search.pieces[piece.token] = piece
                 search.cut |= len(part.rows) == 1
                 search.on_lease += 1
-                queue.out += 1
                 self._spawn(self._send(piece))
                 return True
         return False
@@ -311,6 +316,7 @@ class Coordinator:
             piece.on_lease = False
             piece.search.on_lease -= 1
             piece.queue.out -= 1
+            piece.queue.load -= piece.hashes
             if lost:
                 piece.search.cutter.put_back(piece.part)
 
@@ -340,7 +346,7 @@ class Coordinator:
             return
         now = time.monotonic()
         if piece.on_lease:
-            piece.queue.answered(search.cutter.cost(piece.part), now)
+            piece.queue.answered(piece.hashes, now)
         self._end_lease(piece, lost=False)
         self._account(group, worker, piece, len(checked.index))
         self._rate.append((now, float(checked.hashes)))
@@ -415,23 +421,36 @@ class Coordinator:
         while True:
             now = time.monotonic()
             self._roster.forget_silent(now)
-            for search in self._searches:
-                for piece in search.pieces.values():
-                    if piece.on_lease and not piece.queue.devices:
-                        self._end_lease(piece)
-                    elif piece.on_lease and piece.since < now - LEASE_SECONDS:
-                        piece.queue.failed()
-                        self._end_lease(piece)
-                if search.answered and search.since < now - SEARCH_SECONDS:
-                    search.over.set()
             self._look_after_loneliness(now)
             if self._connection.is_connected:
+                self._end_leases(now)
                 await self._prepare_queues()
             self._hand_out()
             if now >= alive_due:
                 alive_due = now + ALIVE_SECONDS
                 await self._say_alive()
             await asyncio.sleep(TURN_SECONDS)
+
+    def _end_leases(self, now: float) -> None:
+        """Take back what is not answered in time: after the whole lease, or as soon as it is due where a
+        device of another queue has nothing else to do."""
+        idle = {
+            queue
+            for queue in self._roster.queues.values()
+            if queue.has_room(now) and queue in self._ready
+            if all(search.cutter.exhausted for search in self._searches)
+        }
+        for search in self._searches:
+            for piece in search.pieces.values():
+                if not piece.on_lease:
+                    continue
+                late = now >= piece.since + LEASE_SECONDS or (now >= piece.due and idle - {piece.queue})
+                if late:
+                    piece.queue.missed(now)
+                if late or not piece.queue.devices:
+                    self._end_lease(piece)
+            if search.answered and search.since < now - SEARCH_SECONDS:
+                search.over.set()
 
     async def _say_alive(self) -> None:
         now = time.monotonic()

@@ -21,6 +21,11 @@ DEPTH = 3
 """Pieces that are out for each device: one is searched, one lies ready there, one is on its way."""
 FIRST_WINDOW, RECENT_SECONDS = 4, 10.0
 """Pieces that are out for a queue are at most this many more than it answered in the last seconds."""
+PIECE_SECONDS = 2.0
+"""What a piece takes a device of the queue's size class."""
+GRACE_SECONDS = 2.0
+"""For a piece's way to a worker far away and back."""
+LONGEST_PAUSE = 60.0
 FIRST_SIZE, GROWTH = 2.0**20, 8.0
 """Hashes in a queue's first piece; and a piece is at most so many times as large as one that was answered."""
 SIGMAS, LEAST_DUE = 6.0, 36.0
@@ -47,10 +52,13 @@ class Queue:
     def __init__(self, group: str, size_class: int) -> None:
         self.group, self.size_class = group, size_class
         self.devices = 0
-        self.out = 0  # pieces that are on lease
+        self.out = 0  # pieces that are on lease,
+        self.load = 0.0  # and their expected hashes
         self.fed = 0  # the number of the last piece that it was given: who waited longest is next
         self._proven = FIRST_SIZE / GROWTH
         self._answers: deque[float] = deque()
+        self._misses = 0  # in a row
+        self._paused_until = 0.0
 
     @property
     def size(self) -> float:
@@ -60,15 +68,31 @@ class Queue:
     def has_room(self, now: float) -> bool:
         while self._answers and self._answers[0] < now - RECENT_SECONDS:
             self._answers.popleft()
-        return self.out < min(DEPTH * self.devices, FIRST_WINDOW + len(self._answers))
+        window = min(DEPTH * self.devices, FIRST_WINDOW + len(self._answers))
+        if self._misses:  # a piece now and then, to see whether it is well again
+            window = min(window, 1) if now >= self._paused_until else 0
+        return self.out < window
+
+    def due(self, now: float) -> float:
+        """By when the last piece that it was given should be answered, with as much time again to spare."""
+        pieces = self.load / 2.0**self.size_class / max(1, self.devices)
+        return now + GRACE_SECONDS + 2 * PIECE_SECONDS * pieces
 
     def answered(self, hashes: float, now: float) -> None:
         self._answers.append(now)
+        self._misses = 0
         self._proven = min(max(self._proven, hashes), 2.0**self.size_class)
 
-    def failed(self) -> None:
-        """A piece was not answered in time."""
+    def missed(self, now: float) -> None:
+        """A piece was not answered in time: it gets less, and is asked more and more rarely."""
         self._proven = max(FIRST_SIZE / GROWTH, self._proven / GROWTH)
+        if now >= self._paused_until:  # those that were given together count once
+            self._misses += 1
+            self._paused_until = now + min(2.0**self._misses, LONGEST_PAUSE)
+
+    def forgive(self) -> None:
+        """It was not the queue's fault."""
+        self._misses = 0
 
 
 class Roster:

@@ -35,9 +35,8 @@ from eventchain_fleet.connection import (
 from eventchain_fleet.coordinator import ACK_SECONDS
 from eventchain_fleet.messages import MAX_CLASS, MAX_HEADERS, Alive, Done, Here, Over, Piece, Shut, tags_of
 from eventchain_fleet.pieces import Cutter
-from eventchain_fleet.roster import DEPTH
+from eventchain_fleet.roster import DEPTH, PIECE_SECONDS
 
-PIECE_SECONDS = 2.0
 SANE_SECONDS = 30.0
 """A piece that would take longer is refused."""
 SLICE_SECONDS = 0.25

@@ -330,10 +330,10 @@ def test_a_coordinator_is_killed_and_the_next_one_goes_on(fleet: Fleet, tmp_path
         for n in range(120)
     )
     (tmp_path / "events.jsonl").write_text(events)
-    assert eventchain(tmp_path, "init", "--origin", "example.com/f", "--difficulty", "18").returncode == 0
+    assert eventchain(tmp_path, "init", "--origin", "example.com/f", "--difficulty", "18", "--backend", "cpu").returncode == 0
     file = tmp_path / "eventchain.toml"
     text = file.read_text().replace("[fleet]\n", f'[fleet]\nnats = "{fleet.server.url}"\n')
-    file.write_text(text.replace('backend = "auto"', 'backend = "fleet"'))
+    file.write_text(text.replace('backend = "cpu"', 'backend = "fleet"'))
     assert Config.load(file).fleet.nats == fleet.server.url
     assert eventchain(tmp_path, "import", "events.jsonl").returncode == 0
     mining = subprocess.Popen(

@@ -109,9 +109,37 @@ def test_a_queue_is_given_more_only_as_it_answers():
     queue.answered(FIRST_SIZE, 0.0)
     assert queue.has_room(0.0)
     assert queue.size == GROWTH * FIRST_SIZE
-    queue.failed()
-    assert queue.size == FIRST_SIZE
     assert not queue.has_room(1000.0)  # answers of long ago say nothing
+
+
+def test_a_queue_that_does_not_answer_is_asked_ever_more_rarely():
+    queue = Queue("workers", 30)
+    queue.devices = 5
+    queue.answered(2.0**25, 0.0)
+    queue.missed(10.0)
+    queue.missed(10.1)  # together with the one before
+    assert queue.size == 2.0**25 / GROWTH  # each of them is a reason to give less
+    assert not queue.has_room(11.9)
+    assert queue.has_room(12.0)
+    queue.out += 1
+    assert not queue.has_room(12.0)  # one at a time
+    queue.out -= 1
+    queue.missed(12.0)
+    assert not queue.has_room(15.9)
+    assert queue.has_room(16.0)
+    for _ in range(10):
+        queue.missed(1000.0 * (_ + 1))
+    assert queue.has_room(10_060.0)  # never longer than a minute
+    queue.answered(2.0**20, 10_060.0)
+    queue.out = FIRST_WINDOW
+    assert queue.has_room(10_060.0)
+
+
+def test_an_answer_is_due_after_all_that_was_given_before():
+    queue = Queue("workers", 30)
+    queue.devices = 2
+    queue.load = 4 * 2.0**30  # two pieces of two seconds for each device: four seconds, and as much to spare
+    assert queue.due(100.0) == 100.0 + 2 + 8
 
 
 def test_a_queue_holds_a_few_pieces_for_each_device():
