@@ -20,7 +20,8 @@ ROOT = "eventchain.fleet"
 OVER, ALIVE = f"{ROOT}.over", f"{ROOT}.alive"
 DEFAULT_GROUP = "workers"
 TIMEOUT = 10.0
-"""Seconds that an answer of the server may take, and a first connection."""
+"""Seconds that an answer of the server may take."""
+CONNECT_SECONDS = 4.0
 RECONNECT_SECONDS = 0.5
 logger = logging.getLogger("eventchain")
 
@@ -87,10 +88,10 @@ class Login:
             connection = nats.connect(
                 self.servers, name=name, tls=self.tls(), user_credentials=self.creds, nkeys_seed=self.nkey,
                 inbox_prefix=f"_INBOX.{token(name)}", allow_reconnect=True, max_reconnect_attempts=-1,
-                connect_timeout=int(TIMEOUT), reconnect_time_wait=RECONNECT_SECONDS, ping_interval=5,
+                connect_timeout=int(CONNECT_SECONDS), reconnect_time_wait=RECONNECT_SECONDS, ping_interval=5,
                 max_outstanding_pings=2, error_cb=_note, reconnected_cb=on_reconnect,
             )  # fmt: skip
-            return await asyncio.wait_for(connection, TIMEOUT)
+            return await asyncio.wait_for(connection, CONNECT_SECONDS)
         except ImportError as error:
             raise ConfigError(f"this login needs a library: {error}", hint="pip install nkeys") from None
         except ConfigError:

@@ -51,7 +51,7 @@ ACK_SECONDS = 5.0
 SEARCH_SECONDS = 60.0
 """A search returns what it has after so long, if anything was answered: its caller begins another, and no
 header waits longer for what others withhold."""
-FIRST_WORKER_SECONDS = 6.0
+FIRST_WORKER_SECONDS = 3.0
 """How long a worker is waited for in the beginning."""
 TURN_SECONDS, ALIVE_SECONDS = 0.25, 1.0
 MAX_AGE_SECONDS, MAX_BYTES = 60.0, 256 * 2**20
@@ -432,19 +432,16 @@ class Coordinator:
             await asyncio.sleep(TURN_SECONDS)
 
     def _end_leases(self, now: float) -> None:
-        """Take back what is not answered in time: after the whole lease, or as soon as it is due where a
-        device of another queue has nothing else to do."""
-        idle = {
-            queue
-            for queue in self._roster.queues.values()
-            if queue.has_room(now) and queue in self._ready
-            if all(search.cutter.exhausted for search in self._searches)
-        }
+        """Take back what is not answered in time: after the whole lease, or as soon as it is due where some
+        device has nothing else to do."""
+        idle = all(search.cutter.exhausted for search in self._searches) and any(
+            queue.has_room(now) for queue in self._ready
+        )
         for search in self._searches:
             for piece in search.pieces.values():
                 if not piece.on_lease:
                     continue
-                late = now >= piece.since + LEASE_SECONDS or (now >= piece.due and idle - {piece.queue})
+                late = now >= piece.since + LEASE_SECONDS or (idle and now >= piece.due)
                 if late:
                     piece.queue.missed(now)
                 if late or not piece.queue.devices:
