@@ -78,7 +78,6 @@ class _Piece:
     search: _Search
     token: int
     part: Part
-    hashes: float  # expected
     queue: Queue
     since: float
     due: float
@@ -281,12 +280,14 @@ class Coordinator:
                 queue.fed = self._handed
 
     def _hand_to(self, queue: Queue, now: float) -> bool:
+        """Not more at once than the queue's share of what a search has left, so that a small one is spread
+        over all workers too, and its last pieces end together."""
         for search in self._searches:
-            part = search.cutter.draw(queue.size, MAX_HEADERS)
+            share = search.cutter.hashes_left * self._roster.share_of(queue)
+            part = search.cutter.draw(queue.size_of(share), MAX_HEADERS)
             if part is not None:
-                hashes = search.cutter.cost(part)
-                queue.out, queue.load = queue.out + 1, queue.load + hashes
-                piece = _Piece(search, new_id(), part, hashes, queue, now, queue.due(now))
+                queue.out, queue.load = queue.out + 1, queue.load + part.hashes
+                piece = _Piece(search, new_id(), part, queue, now, queue.due(now))
                 search.pieces[piece.token] = piece
                 search.cut |= len(part.rows) == 1
                 search.on_lease += 1
@@ -316,7 +317,7 @@ class Coordinator:
             piece.on_lease = False
             piece.search.on_lease -= 1
             piece.queue.out -= 1
-            piece.queue.load -= piece.hashes
+            piece.queue.load -= piece.part.hashes
             if lost:
                 piece.search.cutter.put_back(piece.part)
 
@@ -346,7 +347,7 @@ class Coordinator:
             return
         now = time.monotonic()
         if piece.on_lease:
-            piece.queue.answered(piece.hashes, now)
+            piece.queue.answered(piece.part.hashes, now)
         self._end_lease(piece, lost=False)
         self._account(group, worker, piece, len(checked.index))
         self._rate.append((now, float(checked.hashes)))

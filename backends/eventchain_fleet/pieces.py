@@ -16,11 +16,27 @@ from eventchain.formats.header import work_of
 @dataclass(frozen=True, slots=True)
 class Part:
     """Some of a work's headers: ``rows`` (m,) int64, and for each the first counter to try; ``count`` for each.
-    No start lies beyond the last counter there is."""
+    No start lies beyond the last counter there is. ``ends`` (m,): the expected hashes up to the end of each
+    header, running on from ``base``."""
 
     rows: NDArray[np.int64]
     start: NDArray[np.uint64]
     count: int
+    ends: NDArray[np.float64]
+    base: float = 0.0
+
+    @property
+    def hashes(self) -> float:
+        """Expected hashes: a search ends at a header's first solution."""
+        return float(self.ends[-1]) - self.base
+
+    def split(self, at: int) -> tuple[Part, Part]:
+        """The first headers and the others: views, so that it costs nothing."""
+        base = float(self.ends[at - 1]) if at else self.base
+        return (
+            Part(self.rows[:at], self.start[:at], self.count, self.ends[:at], self.base),
+            Part(self.rows[at:], self.start[at:], self.count, self.ends[at:], base),
+        )
 
 
 class Cutter:
@@ -33,9 +49,7 @@ class Cutter:
         self._expected = np.array([float(work_of(int(b))) for b in bits])[where.reshape(-1)]
         self._found = np.full(len(work.headers), -1, np.int64)
         self._rest: deque[Part] = deque()
-        rows = np.flatnonzero(work.start < np.uint64(self._space))
-        if len(rows) and work.count:
-            self._rest.append(Part(rows, work.start[rows], min(work.count, self._space)))
+        self._push(np.arange(len(work.headers)), work.start, min(work.count, self._space))
 
     # -- what there is to do
 
@@ -48,21 +62,11 @@ class Cutter:
     @property
     def hashes_left(self) -> float:
         """What handing out the rest would cost, as expected."""
-        return sum(self.cost(part) for part in self._rest)
-
-    def cost(self, part: Part) -> float:
-        """Expected hashes of a part: a search ends at a header's first solution."""
-        return float(self._costs(part)[self._found[part.rows] < 0].sum())
+        return sum(part.hashes for part in self._rest)
 
     def odds(self, part: Part) -> float:
         """How many headers of a part should be solved by searching it, on average."""
-        return float((self._costs(part) / self._expected[part.rows]).sum())
-
-    def _costs(self, part: Part) -> NDArray[np.float64]:
-        expected = self._expected[part.rows]
-        # -expm1(-x) is the chance of a solution: 1 - (1 - 1/expected)**count, as 1 - exp(-count/expected)
-        costs: NDArray[np.float64] = -np.expm1(-part.count / expected) * expected
-        return costs
+        return float((np.diff(part.ends, prepend=part.base) / self._expected[part.rows]).sum())
 
     # -- handing out and taking back
 
@@ -73,33 +77,44 @@ class Cutter:
         if not self._rest:
             return None
         part = self._rest.popleft()
-        headers = int(np.searchsorted(np.cumsum(self._costs(part)), hashes, "right"))
+        headers = int(np.searchsorted(part.ends, part.base + hashes, "right"))
         if headers:
-            headers = min(headers, most)
-            self._push(part.rows[headers:], part.start[headers:], part.count)
-            return Part(part.rows[:headers], part.start[:headers], part.count)
-        self._push(part.rows[1:], part.start[1:], part.count)
-        count = min(max(1, int(hashes) // self._rolls) * self._rolls, part.count)
-        self._push(part.rows[:1], part.start[:1] + np.uint64(count), part.count - count)
-        return Part(part.rows[:1], part.start[:1], count)
+            drawn, rest = part.split(min(headers, most))
+            self._add(rest)
+            return self._unsolved(drawn)
+        first, rest = part.split(1)
+        self._add(rest)
+        count = min(max(1, int(hashes) // self._rolls) * self._rolls, first.count)
+        self._push(first.rows, first.start + np.uint64(count), first.count - count)
+        return self._part(first.rows, first.start, count)
 
     def put_back(self, part: Part) -> None:
         """What was handed out is to be handed out again, first of all."""
-        self._push(part.rows, part.start, part.count)
+        self._add(part)
+
+    def _part(self, rows: NDArray[np.int64], start: NDArray[np.uint64], count: int) -> Part:
+        expected = self._expected[rows]
+        # -expm1(-x) is the chance of a solution: 1 - (1 - 1/expected)**count, as 1 - exp(-count/expected)
+        return Part(rows, start, count, np.cumsum(-np.expm1(-count / expected) * expected))
 
     def _push(self, rows: NDArray[np.int64], start: NDArray[np.uint64], count: int) -> None:
         inside = start < np.uint64(self._space)
         if count and inside.any():
-            self._rest.appendleft(Part(rows[inside], start[inside], count))
+            self._add(self._part(rows[inside], start[inside], count))
+
+    def _add(self, part: Part) -> None:
+        if len(part.rows):
+            self._rest.appendleft(part)
 
     def _skip_solved(self) -> None:
-        while self._rest:
-            part = self._rest[0]
-            wanted = self._found[part.rows] < 0
-            if wanted.all():
-                return
-            self._rest.popleft()
-            self._push(part.rows[wanted], part.start[wanted], part.count)
+        """Afterwards the next header is not solved. Others seldom are: only what was handed out before or is
+        searched elsewhere."""
+        while self._rest and self._found[self._rest[0].rows[0]] >= 0:
+            self._add(self._unsolved(self._rest.popleft()))
+
+    def _unsolved(self, part: Part) -> Part:
+        wanted = self.is_wanted(part)
+        return part if wanted.all() else self._part(part.rows[wanted], part.start[wanted], part.count)
 
     def work(self, part: Part) -> Work:
         return Work(self._headers[part.rows], part.start, part.count, self._rolls)

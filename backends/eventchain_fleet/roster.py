@@ -26,6 +26,8 @@ PIECE_SECONDS = 2.0
 GRACE_SECONDS = 2.0
 """For a piece's way to a worker far away and back."""
 LONGEST_PAUSE = 60.0
+FINEST = 32.0
+"""A piece is not cut to less than this part of the usual size."""
 FIRST_SIZE, GROWTH = 2.0**20, 8.0
 """Hashes in a queue's first piece; and a piece is at most so many times as large as one that was answered."""
 SIGMAS, LEAST_DUE = 6.0, 36.0
@@ -62,8 +64,12 @@ class Queue:
 
     @property
     def size(self) -> float:
-        """Expected hashes of its next piece."""
+        """Expected hashes of its largest piece."""
         return min(2.0**self.size_class, self._proven * GROWTH)
+
+    def size_of(self, share: float) -> float:
+        """Expected hashes of its next piece where a device's share of the rest is so many."""
+        return min(self.size, max(share, 2.0**self.size_class / FINEST))
 
     def has_room(self, now: float) -> bool:
         while self._answers and self._answers[0] < now - RECENT_SECONDS:
@@ -120,6 +126,10 @@ class Roster:
         worker.devices[here.number] = here.size_class
         queue = self.queues.setdefault((group, here.size_class), Queue(group, here.size_class))
         queue.devices += 1
+
+    def share_of(self, queue: Queue) -> float:
+        """What part of all work a device of this queue should do, by its size class."""
+        return 1 / sum(one.devices * 2.0 ** (one.size_class - queue.size_class) for one in self.queues.values())
 
     def forget_silent(self, now: float) -> None:
         for key, worker in list(self.workers.items()):

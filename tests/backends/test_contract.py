@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from eventchain_cpu import VARIANTS, CpuDevice
 from eventchain_kernels.native import search_variants
-from fleet import fleet_in
+from fleet_hosts import fleet_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vectors import BITCOIN

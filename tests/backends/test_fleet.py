@@ -20,7 +20,7 @@ import pytest
 from eventchain_fleet import FleetBackend
 from eventchain_fleet.connection import worker_subject
 from eventchain_fleet.messages import Shut
-from fleet import Fleet, Rogue, WorkerProcess, find_nothing, fleet_in, keep_silent, lie
+from fleet_hosts import Fleet, Rogue, WorkerProcess, find_nothing, fleet_in, keep_silent, lie
 
 from eventchain.config import Config
 from eventchain.contracts.backend import Work
