@@ -3,15 +3,15 @@
     python bench/fleet.py [--workers 8] [--rate 2M] [--difficulty 16] [--seconds 45] [--delays 0 50 200]
                           [--only WORD]
 
-Each worker is a process with the `cpu` backend, held to --rate by resting: so the sum of the own rates is
-known, and a few cores carry eight workers. Between workers and NATS stands a proxy that holds every byte back
+Each worker is a process with the `cpu` backend, held to --rate by resting, so that a few cores carry eight
+workers. Between workers and NATS stands a proxy that holds every byte back
 by the delay, in each direction: the round trip takes twice as long. NATS and the coordinator, a process too,
 are not delayed. Two loads: one header that is never solved, for --seconds, counted by the workers; and 10,000
 headers of --difficulty, counted as their expected work until the last is solved (luck is worth 1%). Starting
 up counts in both.
 
-The peer is the same work without a fleet: one process with one such worker as its engine's device, which must
-come to 100% and shows what the engine, the throttle and luck cost. The limit is the sum of the own rates.
+The peer and limit is the sum of the workers' own rates: as many processes with the same throttled device, each
+searching for itself with an engine of its own, before and after each pair of loads.
 
 Then 10,000 headers again, with something killed by kill -9 once a third of the time is over and started anew: the
 time that it costs is that run's time less one without a kill. A killed worker or coordinator is replaced at once;
@@ -22,10 +22,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -57,7 +55,8 @@ class Throttled:
 
     def __init__(self, rate: float, counter: Path | None = None) -> None:
         (self._device,) = open_backend("cpu").devices
-        self._rate, self._counter, self._hashes = rate, counter, 0
+        self._rate, self._hashes = rate, 0
+        self._counter = counter and os.open(counter, os.O_CREAT | os.O_WRONLY)
         self._free_at = 0.0
         self.name = f"{self._device.name}, held to {rate / 1e6:g} MH/s"
 
@@ -68,8 +67,8 @@ class Throttled:
         self._free_at = began + hashes / self._rate
         time.sleep(max(0.0, self._free_at - time.perf_counter()))
         self._hashes += hashes
-        if self._counter:
-            self._counter.write_bytes(self._hashes.to_bytes(8, "big"))
+        if self._counter is not None:
+            os.pwrite(self._counter, self._hashes.to_bytes(8, "big"), 0)
         return solutions
 
 
@@ -148,8 +147,10 @@ def coordinate(url: str, count: int, difficulty: float, solved: Path, seconds: f
     drive(tuple(open_backend("fleet", {"nats": url}).devices), count, difficulty, solved, seconds)
 
 
-def alone(rate: float, count: int, difficulty: float, solved: Path, seconds: float) -> None:
-    drive((Throttled(rate),), count, difficulty, solved, seconds)
+def search_alone(rate: float, counter: Path, seconds: float) -> None:
+    """A process that searches without a fleet."""
+    device = Throttled(rate, counter)
+    drive((device,), 1, HARD, counter.with_suffix(".solved"), seconds)
 
 
 class Bench:
@@ -160,7 +161,7 @@ class Bench:
         from nats_server import NatsServer
 
         self._context = get_context("spawn")
-        self._folder, self._rate = folder, rate
+        self.folder, self._rate = folder, rate
         self.server = NatsServer(folder)
         self._at = self.server.url
         self._proxy: SpawnProcess | None = None
@@ -184,24 +185,28 @@ class Bench:
         return process
 
     def hire(self) -> None:
-        self.counters.append(self._folder / f"hashes-{len(self.counters)}")
+        self.counters.append(self.folder / f"hashes-{len(self.counters)}")
         self.workers.append(self.start(work_for, self._at, self._rate, self.counters[-1]))
 
     def hashes(self) -> int:
-        return sum(int.from_bytes(one.read_bytes(), "big") for one in self.counters if one.exists())
+        return total_of(self.counters)
 
     def coordinator(self, count: int, difficulty: float, seconds: float = 1e6) -> SpawnProcess:
-        solved = self._folder / "solved"
+        solved = self.folder / "solved"
         return self.start(coordinate, self.server.url, count, difficulty, solved, seconds)
 
     def forget(self) -> None:
-        (self._folder / "solved").unlink(missing_ok=True)
+        (self.folder / "solved").unlink(missing_ok=True)
 
     def close(self) -> None:
         for process in [*self.workers, *([self._proxy] if self._proxy else [])]:
             process.kill()
             process.join()
         self.server.kill()
+
+
+def total_of(counters: list[Path]) -> int:
+    return sum(int.from_bytes(one.read_bytes(), "big") for one in counters if one.exists())
 
 
 @contextmanager
@@ -245,29 +250,44 @@ def easy_seconds(one: Bench, difficulty: float, upset: Callable[[SpawnProcess], 
     return time.monotonic() - began
 
 
+def own_rates(one: Bench, workers: int, rate: float, seconds: float) -> float:
+    """The sum of what so many processes come to at the same time, each alone."""
+    counters = [one.folder / f"alone-{number}" for number in range(workers)]
+    processes = [one.start(search_alone, rate, counter, 1e6) for counter in counters]
+    while not all(counter.exists() and counter.stat().st_size for counter in counters):
+        time.sleep(0.1)
+    time.sleep(2)
+    before, began = total_of(counters), time.monotonic()
+    time.sleep(seconds)
+    total = (total_of(counters) - before) / (time.monotonic() - began)
+    for process in processes:
+        process.kill()
+        process.join()
+    for counter in counters:
+        counter.unlink()
+    return total
+
+
 def efficiencies(options: argparse.Namespace) -> dict[str, Any]:
-    total = options.workers * options.rate
     work = EASY * work_of(bits_for_difficulty(options.difficulty))
     found: dict[str, Any] = {}
     for delay in options.delays:
         with bench(options.workers, options.rate, delay / 1000) as one:
-            hard = hard_rate(one, options.seconds) / total
-            easy = work / easy_seconds(one, options.difficulty) / total
-        found[f"{delay} ms"] = {"one hard header": hard, f"{EASY:,} easy headers": easy}
-        print(f"{delay:4} ms each way: {hard:6.1%} on one hard header, {easy:6.1%} on {EASY:,} easy ones", flush=True)
+            own = [own_rates(one, options.workers, options.rate, 15)]
+            hard = hard_rate(one, options.seconds)
+            easy = work / easy_seconds(one, options.difficulty)
+            own.append(own_rates(one, options.workers, options.rate, 15))
+        total = statistics.mean(own)
+        found[f"{delay} ms"] = {
+            "own_rates": own, "one_hard_header": hard, "easy_headers": easy,
+            "one_hard_header_of_own": hard / total, "easy_headers_of_own": easy / total,
+        }  # fmt: skip
+        print(
+            f"{delay:4} ms each way: own rates {total / 1e6:.2f} MH/s; one hard header {hard / 1e6:.2f}, "
+            f"{hard / total:.1%}; {EASY:,} easy headers {easy / 1e6:.2f}, {easy / total:.1%}",
+            flush=True,
+        )
     return found
-
-
-def without_a_fleet(options: argparse.Namespace) -> float:
-    """The share of one worker's rate that an engine comes to which has it as its own device."""
-    count = EASY // options.workers
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.monotonic()
-        alone(options.rate, count, options.difficulty, Path(folder, "solved"), 1e6)
-        seconds = time.monotonic() - began
-    share = count * work_of(bits_for_difficulty(options.difficulty)) / seconds / options.rate
-    print(f"without a fleet, one worker: {share:6.1%} on {count:,} easy headers", flush=True)
-    return share
 
 
 def kills(options: argparse.Namespace) -> dict[str, float]:
@@ -308,7 +328,9 @@ def kills(options: argparse.Namespace) -> dict[str, float]:
     print(f"undisturbed: {usual:.1f} s for {EASY:,} headers ({', '.join(f'{s:.1f}' for s in undisturbed)})")
     for name, seconds in lost.items():
         print(f"kill -9 of {name}: {seconds:+.1f} s", flush=True)
-    return {"undisturbed": usual, "undisturbed_runs": undisturbed} | {f"lost by {n}": s for n, s in lost.items()}
+    return {"undisturbed": usual, "undisturbed_runs": undisturbed} | {
+        f"lost by {n}": s for n, s in lost.items()
+    }
 
 
 def liars(options: argparse.Namespace) -> dict[str, float]:
@@ -320,14 +342,17 @@ def liars(options: argparse.Namespace) -> dict[str, float]:
     size_class = round(np.log2(2 * options.rate))
     with bench(honest, options.rate) as one:
         rogues = [
-            Rogue(one.server.url, lie, size_class=size_class, name=f"liar.{number}") for number in range(lying)
+            Rogue(one.server.url, lie, size_class=size_class, name=f"liar.{number}")
+            for number in range(lying)
         ]
         seconds = easy_seconds(one, options.difficulty)
         pieces = sum(rogue.pieces for rogue in rogues)
         for rogue in rogues:
             rogue.close()
     share = EASY * work_of(bits_for_difficulty(options.difficulty)) / seconds / total
-    print(f"{lying} of {honest + lying} lie: {share:6.1%} of the honest ones' rate; the liars took {pieces} pieces")
+    print(
+        f"{lying} of {honest + lying} lie: {share:6.1%} of the honest ones' rate; the liars took {pieces} pieces"
+    )
     return {"share_of_the_honest": share, "pieces_taken_by_liars": pieces}
 
 
@@ -344,7 +369,6 @@ def main() -> None:
         "workers": options.workers, "rate_of_each": options.rate, "difficulty": options.difficulty,
     }  # fmt: skip
     if options.only in {"", "efficiency"}:
-        figures["without_a_fleet"] = without_a_fleet(options)
         figures["efficiency"] = efficiencies(options)
     if options.only in {"", "kills"}:
         figures["kills"] = kills(options)

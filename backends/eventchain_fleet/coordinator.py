@@ -444,7 +444,7 @@ class Coordinator:
                     continue
                 late = now >= piece.since + LEASE_SECONDS or (idle and now >= piece.due)
                 if late:
-                    piece.queue.missed(now)
+                    piece.queue.missed(piece.since, now)
                 if late or not piece.queue.devices:
                     self._end_lease(piece)
             if search.answered and search.since < now - SEARCH_SECONDS:

@@ -89,8 +89,11 @@ class Queue:
         self._misses = 0
         self._proven = min(max(self._proven, hashes), 2.0**self.size_class)
 
-    def missed(self, now: float) -> None:
-        """A piece was not answered in time: it gets less, and is asked more and more rarely."""
+    def missed(self, since: float, now: float) -> None:
+        """A piece that was given at ``since`` was not answered in time. Where nothing else was answered
+        meanwhile either, the queue gets less, and is asked more and more rarely."""
+        if self._answers and self._answers[-1] >= since:
+            return
         self._proven = max(FIRST_SIZE / GROWTH, self._proven / GROWTH)
         if now >= self._paused_until:  # those that were given together count once
             self._misses += 1

@@ -116,19 +116,21 @@ def test_a_queue_that_does_not_answer_is_asked_ever_more_rarely():
     queue = Queue("workers", 30)
     queue.devices = 5
     queue.answered(2.0**25, 0.0)
-    queue.missed(10.0)
-    queue.missed(10.1)  # together with the one before
+    queue.missed(0.0, 10.0)  # something else was answered since
+    assert queue.has_room(10.0)
+    queue.missed(1.0, 10.0)
+    queue.missed(1.0, 10.1)  # together with the one before
     assert queue.size == 2.0**25 / GROWTH  # each of them is a reason to give less
     assert not queue.has_room(11.9)
     assert queue.has_room(12.0)
     queue.out += 1
     assert not queue.has_room(12.0)  # one at a time
     queue.out -= 1
-    queue.missed(12.0)
+    queue.missed(12.0, 12.0)
     assert not queue.has_room(15.9)
     assert queue.has_room(16.0)
     for _ in range(10):
-        queue.missed(1000.0 * (_ + 1))
+        queue.missed(12.0, 1000.0 * (_ + 1))
     assert queue.has_room(10_060.0)  # never longer than a minute
     queue.answered(2.0**20, 10_060.0)
     queue.out = FIRST_WINDOW
