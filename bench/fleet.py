@@ -10,12 +10,12 @@ are not delayed. Two loads: one header that is never solved, for --seconds, coun
 headers of --difficulty, counted as their expected work until the last is solved (luck is worth 1%). Starting
 up counts in both.
 
-The peer and limit is the sum of the workers' own rates: as many processes with the same throttled device, each
-searching for itself with an engine of its own, before and after each pair of loads.
+The peer and limit is the sum of the workers' own rates: as many processes with the same throttled device,
+each searching for itself with an engine of its own, before and after each pair of loads.
 
-Then 10,000 headers again, with something killed by kill -9 once a third of the time is over and started anew: the
-time that it costs is that run's time less one without a kill. A killed worker or coordinator is replaced at once;
-NATS is away for a second and comes back empty. Last, with three workers in ten that lie.
+Then 10,000 headers again, with something killed by kill -9 once a third of the time is over and started anew:
+the time that it costs is that run's time less one without a kill. A killed worker or coordinator is replaced
+at once; NATS is away for a second and comes back empty. Last, with three workers in ten that lie.
 """
 
 from __future__ import annotations
@@ -234,9 +234,14 @@ def hard_rate(one: Bench, seconds: float) -> float:
     return rate
 
 
-def easy_seconds(one: Bench, difficulty: float, upset: Callable[[SpawnProcess], SpawnProcess] | None = None,
-                 after: float = 0.0) -> float:  # fmt: skip
-    """How long 10,000 headers take, from the coordinator's first piece; ``upset`` does something to it all."""
+def easy_seconds(
+    one: Bench,
+    difficulty: float,
+    upset: Callable[[SpawnProcess], SpawnProcess] | None = None,
+    after: float = 0.0,
+) -> float:
+    """How long 10,000 headers take, from the first piece that is searched; ``upset`` does something to it all
+    ``after`` so many seconds, and returns the coordinator."""
     one.forget()
     before = one.hashes()
     process = one.coordinator(EASY, difficulty)
@@ -351,7 +356,8 @@ def liars(options: argparse.Namespace) -> dict[str, float]:
             rogue.close()
     share = EASY * work_of(bits_for_difficulty(options.difficulty)) / seconds / total
     print(
-        f"{lying} of {honest + lying} lie: {share:6.1%} of the honest ones' rate; the liars took {pieces} pieces"
+        f"{lying} of {honest + lying} lie: {share:6.1%} of the honest ones' rate; "
+        f"the liars took {pieces} pieces"
     )
     return {"share_of_the_honest": share, "pieces_taken_by_liars": pieces}
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import nats
 import numpy as np
+from eventchain_fleet import FleetBackend
+from eventchain_fleet.connection import consumer_of, stream_of, worker_subject
+from eventchain_fleet.messages import Done, Here, Piece
 from nats_server import NatsServer
 
 from eventchain.contracts.backend import Solutions
 from eventchain.mining.backends import open_backend
-from eventchain_fleet import FleetBackend
-from eventchain_fleet.connection import consumer_of, stream_of, worker_subject
-from eventchain_fleet.messages import Done, Here, Piece
 
 
 class WorkerProcess:
@@ -102,8 +102,8 @@ Answer = Callable[[Piece], bytes | None]
 
 
 class Rogue:
-    """Speaks the fleet's messages by itself and answers a piece as it is told; ``answer`` returns the bytes of
-    a ``done``, or None for none. Every piece is acknowledged. It claims ``size_class``."""
+    """Speaks the fleet's messages by itself and answers a piece as it is told; ``answer`` returns the bytes
+    of a ``done``, or None for none. Every piece is acknowledged. It claims ``size_class``."""
 
     def __init__(
         self, url: str, answer: Answer, *, size_class: int = 20, name: str = "rogue.1", group: str = "workers"

@@ -12,19 +12,17 @@ from urllib.request import urlopen
 
 
 class NatsServer:
-    """A nats-server with JetStream on a free port. ``options``: more of its command line; not ``healthy``: do not
-    wait until it is, as in a cluster it is not without the others."""
+    """A nats-server with JetStream on a free port. ``options``: more of its command line; not ``healthy``: do
+    not wait until it is, as in a cluster it is not without the others."""
 
     def __init__(self, folder: Path, *options: str, healthy: bool = True) -> None:
         self._folder, self._options = folder, options
         self._ports = folder / "ports"
         self._ports.mkdir(exist_ok=True)
         self._log = folder / "nats.log"
-        self.start()
-        if healthy:
-            self.wait_until_healthy()
+        self.start(healthy=healthy)
 
-    def start(self, port: int = -1) -> None:
+    def start(self, port: int = -1, *, healthy: bool = True) -> None:
         program = Path(sys.executable).parent / "nats-server"
         for old in self._ports.iterdir():
             old.unlink()
@@ -51,6 +49,8 @@ class NatsServer:
                 urls = json.loads(found[0].read_text())
                 self.url, self.port = urls["nats"][0], int(urls["nats"][0].rpartition(":")[2])
                 self._health = urls["monitoring"][0] + "/healthz"
+                if healthy:
+                    self.wait_until_healthy()
                 return
             time.sleep(0.02)
         raise AssertionError(self._log.read_text())

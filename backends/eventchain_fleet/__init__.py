@@ -1,4 +1,4 @@
-"""The ``fleet`` backend: workers on many hosts, reached through NATS JetStream. docs/fleet.md has the layout."""
+"""The ``fleet`` backend: workers on many hosts, reached through NATS JetStream. See docs/fleet.md."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def open_backend(
     nats and ``login``: see :class:`Login`; groups: of workers; fallback: the backend of this host that
     searches while there is no worker
 
-    Raises BackendError where no NATS server is named or it cannot be used, or where nobody is there to search.
+    Raises BackendError where no NATS server is named, it cannot be used, or nobody is there to search.
     """
     if nats is None:
         raise BackendError(

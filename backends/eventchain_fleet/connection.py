@@ -8,7 +8,7 @@ import re
 import secrets
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,14 +84,24 @@ class Login:
                 f"the fleet needs a library: {error}", hint="pip install 'nats-py[nkeys]'"
             ) from None
         where = ", ".join(map(without_password, self.servers))
+        errors: list[Exception] = []
+        hopeless = asyncio.Event()
+
+        async def note(error: Exception) -> None:
+            logger.info("NATS: %s", str(error) or type(error).__name__)
+            if not hopeless.is_set():  # only what comes before the first connection is of use
+                errors.append(error)
+            if len(errors) >= len(self.servers):
+                hopeless.set()
+
         try:
             connection = nats.connect(
                 self.servers, name=name, tls=self.tls(), user_credentials=self.creds, nkeys_seed=self.nkey,
                 inbox_prefix=f"_INBOX.{token(name)}", allow_reconnect=True, max_reconnect_attempts=-1,
                 connect_timeout=int(CONNECT_SECONDS), reconnect_time_wait=RECONNECT_SECONDS, ping_interval=5,
-                max_outstanding_pings=2, error_cb=_note, reconnected_cb=on_reconnect,
+                max_outstanding_pings=2, error_cb=note, reconnected_cb=on_reconnect,
             )  # fmt: skip
-            return await asyncio.wait_for(connection, CONNECT_SECONDS)
+            return await _unless(hopeless, connection, errors)
         except ImportError as error:
             raise ConfigError(f"this login needs a library: {error}", hint="pip install nkeys") from None
         except ConfigError:
@@ -103,8 +113,18 @@ class Login:
             ) from error
 
 
-async def _note(error: Exception) -> None:
-    logger.info("NATS: %s", str(error) or type(error).__name__)
+async def _unless(
+    hopeless: asyncio.Event, connection: Coroutine[Any, Any, Any], errors: list[Exception]
+) -> Any:
+    """The connection, unless every server has refused it or none answers: nats-py would go on trying."""
+    connecting, giving_up = asyncio.create_task(connection), asyncio.create_task(hopeless.wait())
+    await asyncio.wait({connecting, giving_up}, timeout=CONNECT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    giving_up.cancel()
+    if connecting.done():
+        return connecting.result()
+    connecting.cancel()
+    await asyncio.gather(connecting, return_exceptions=True)
+    raise errors[-1] if errors else TimeoutError("it does not answer")
 
 
 def without_password(url: str) -> str:

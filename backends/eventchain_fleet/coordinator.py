@@ -1,9 +1,9 @@
 """The coordinator: turns searches into pieces on NATS and gathers what the workers answer.
 
-All of it runs on one thread of its own, in an asyncio loop. What is out is only remembered here, and never for
-long: a piece that is not answered while its lease runs is handed out again, so a worker, a NATS server or a
-message may vanish at any moment. The chain store knows what is to be mined; a coordinator that is started anew
-begins with that.
+All of it runs on one thread of its own, in an asyncio loop. What is out is only remembered here, and never
+for long: a piece that is not answered while its lease runs is handed out again, so a worker, a NATS server or
+a message may vanish at any moment. The chain store knows what is to be mined; a coordinator that is started
+anew begins with that.
 """
 
 from __future__ import annotations
@@ -312,7 +312,7 @@ class Coordinator:
             self._end_lease(piece)
 
     def _end_lease(self, piece: _Piece, *, lost: bool = True) -> None:
-        """``lost``: what was in the piece is to be handed out again. Its answer may still come, and counts."""
+        """``lost``: what was in the piece is to be handed out again. Its answer counts should it come."""
         if piece.on_lease:
             piece.on_lease = False
             piece.search.on_lease -= 1

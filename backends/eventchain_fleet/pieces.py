@@ -1,4 +1,4 @@
-"""Cutting work into pieces of a wanted size, and taking pieces back. Bookkeeping only: no network, no clock."""
+"""Cutting work into parts of a wanted size, and taking parts back. Bookkeeping: no network, no clock."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from eventchain.formats.header import work_of
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some of a work's headers: ``rows`` (m,) int64, and for each the first counter to try; ``count`` for each.
-    No start lies beyond the last counter there is. ``ends`` (m,): the expected hashes up to the end of each
-    header, running on from ``base``."""
+    """Some of a work's headers: ``rows`` (m,) int64, the first counter to try for each, ``start`` (m,) uint64,
+    never beyond the last there is, and how many to try for each, ``count``. ``ends`` (m,) float64: the
+    expected hashes up to the end of each header, running on from ``base``."""
 
     rows: NDArray[np.int64]
     start: NDArray[np.uint64]

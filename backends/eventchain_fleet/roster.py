@@ -132,7 +132,8 @@ class Roster:
 
     def share_of(self, queue: Queue) -> float:
         """What part of all work a device of this queue should do, by its size class."""
-        return 1 / sum(one.devices * 2.0 ** (one.size_class - queue.size_class) for one in self.queues.values())
+        others = self.queues.values()
+        return 1 / sum(one.devices * 2.0 ** (one.size_class - queue.size_class) for one in others)
 
     def forget_silent(self, now: float) -> None:
         for key, worker in list(self.workers.items()):

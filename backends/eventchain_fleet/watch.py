@@ -22,7 +22,8 @@ FORGET_SECONDS = 600.0
 
 @dataclass(slots=True)
 class Row:
-    """A device of a worker. seen: seconds since it was heard of; rate: hashes a second; shut_out: why, if so"""
+    """A device of a worker. seen: seconds since it was heard of; rate: hashes a second; shut_out: why, if it
+    is"""
 
     group: str
     worker: str
@@ -125,7 +126,7 @@ class Watch:
             ("workers", "Workers that are there", len(there)),
             ("workers_shut_out", "Workers that were shut out", len(shut)),
             ("coordinators", "Processes that hand out work", len(coordinators)),
-            ("pieces_out", "Pieces that are handed out and not answered", sum(c.pieces for c in coordinators)),
+            ("pieces_out", "Pieces handed out and not answered", sum(one.pieces for one in coordinators)),
         ):
             yield GaugeMetricFamily(f"eventchain_fleet_{name}", text, value)
         labels = ["group", "worker", "device"]

@@ -59,10 +59,10 @@ def command(
 
     config = None if nats else Config.load(config_file)
     if config is not None:
-        login = {name: getattr(config.fleet, name) for name in ("creds", "nkey", "tls_ca", "tls_cert", "tls_key")}
-        nats, files = config.fleet.nats, login | {name: file for name, file in files.items() if file}
+        files = {name: file or getattr(config.fleet, name) for name, file in files.items()}
+        nats = config.fleet.nats
         if nats is None:
-            raise ConfigError(f"{config_file} names no NATS server", hint="add nats to [fleet], or use --nats")
+            raise ConfigError(f"{config_file} names no NATS server", hint="add nats to [fleet], or --nats")
     assert nats is not None
     if listen and not watch:
         raise click.UsageError("--listen goes with --watch")

@@ -138,7 +138,10 @@ def test_eventchain_fleet_shows_it(fleet: Fleet):
         while not rogue.shut:
             mine(backend, 50, 10)
         command = [sys.executable, "-m", "eventchain", "fleet", "--nats", fleet.server.url]
-        shown = [subprocess.Popen([*command, *option], stdout=subprocess.PIPE, text=True) for option in ([], ["--json"])]
+        shown = [
+            subprocess.Popen([*command, *option], stdout=subprocess.PIPE, text=True)
+            for option in ([], ["--json"])
+        ]
         text, in_json = (one.communicate(timeout=60)[0] for one in shown)
     finally:
         rogue.close()
@@ -299,10 +302,10 @@ def test_this_host_mines_while_there_is_no_worker(tmp_path, caplog):
 
 
 def test_without_anybody_it_says_so(tmp_path):
-    with fleet_in(tmp_path, 0) as fleet, pytest.raises(BackendError, match="no worker of workers is there") as said:
+    with fleet_in(tmp_path, 0) as fleet, pytest.raises(BackendError, match="no worker of workers") as said:
         fleet.open()
     assert "eventchain worker" in said.value.hint
-    with pytest.raises(BackendError, match="NATS at nats://127.0.0.1:9: "):
+    with pytest.raises(BackendError, match=r"NATS at nats://127\.0\.0\.1:9: "):
         open_backend("fleet", {"nats": "nats://me:secret@127.0.0.1:9"})
     with pytest.raises(BackendError, match="no NATS server is named"):
         open_backend("fleet")
@@ -335,12 +338,12 @@ def eventchain(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
 
 def test_a_coordinator_is_killed_and_the_next_one_goes_on(fleet: Fleet, tmp_path):
     events = "".join(
-        json.dumps({"specversion": "1.0", "source": "/s", "id": f"e{n}", "type": "T", "subject": "s", "data": n})
-        + "\n"
+        json.dumps({"specversion": "1.0", "source": "/s", "id": f"e{n}", "type": "T", "subject": "s"}) + "\n"
         for n in range(60)
     )
     (tmp_path / "events.jsonl").write_text(events)
-    assert eventchain(tmp_path, "init", "--origin", "example.com/f", "--difficulty", "17", "--backend", "cpu").returncode == 0
+    origin = ("--origin", "example.com/f", "--difficulty", "17")
+    assert eventchain(tmp_path, "init", *origin, "--backend", "cpu").returncode == 0
     file = tmp_path / "eventchain.toml"
     text = file.read_text().replace("[fleet]\n", f'[fleet]\nnats = "{fleet.server.url}"\n')
     file.write_text(text.replace('backend = "cpu"', 'backend = "fleet"'))
@@ -397,7 +400,8 @@ def test_a_worker_that_cannot_start_says_why(tmp_path, options, said):
 
 def documented(containing: str) -> str:
     page = (Path(__file__).parents[2] / "docs" / "fleet.md").read_text("utf-8")
-    (block,) = (b for b in re.findall(r"^```nats\n(.*?)^```$", page, re.MULTILINE | re.DOTALL) if containing in b)
+    blocks = re.findall(r"^```nats\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (block,) = (block for block in blocks if containing in block)
     return block
 
 

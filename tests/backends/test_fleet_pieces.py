@@ -1,4 +1,4 @@
-"""Cutting work: every counter is handed out once, unless its header is solved; and who is trusted with how much."""
+"""Cutting work: every counter is handed out once until its header is solved; who is trusted with how much."""
 
 from __future__ import annotations
 
@@ -36,8 +36,10 @@ def work_of(difficulties, start, count, rolls=1):
 def test_every_counter_is_handed_out_once(data):
     n, rolls = data.draw(st.integers(0, 8)), 2 ** data.draw(st.integers(0, 4))
     end, count = rolls * NONCES, data.draw(st.integers(0, 5000))
-    starts = data.draw(st.lists(st.integers(0, 3000) | st.integers(end - 3000, end + 9), min_size=n, max_size=n))
-    work = work_of(data.draw(st.lists(st.sampled_from([0, 4, 8, 40]), min_size=n, max_size=n)), starts, count, rolls)
+    anywhere = st.integers(0, 3000) | st.integers(end - 3000, end + 9)
+    starts = data.draw(st.lists(anywhere, min_size=n, max_size=n))
+    difficulties = data.draw(st.lists(st.sampled_from([0, 4, 8, 40]), min_size=n, max_size=n))
+    work = work_of(difficulties, starts, count, rolls)
     cutter, seen = Cutter(work), [[] for _ in range(n)]
     while (part := cutter.draw(data.draw(st.floats(0.5, 4000)), data.draw(st.integers(1, 4)))) is not None:
         assert 1 <= len(part.rows) <= 4
