@@ -15,9 +15,12 @@ from eventchain.formats.header import work_of
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some of a work's headers: ``rows`` (m,) int64, the first counter to try for each, ``start`` (m,) uint64,
-    never beyond the last there is, and how many to try for each, ``count``. ``ends`` (m,) float64: the
-    expected hashes up to the end of each header, running on from ``base``."""
+    """Some of a work's headers.
+
+    rows: (m,) int64; start: (m,) uint64, the first counter to try for each, never beyond the last there is
+    count: how many to try for each
+    ends: (m,) float64, the expected hashes up to the end of each header, running on from ``base``
+    """
 
     rows: NDArray[np.int64]
     start: NDArray[np.uint64]
