@@ -68,7 +68,11 @@ def _without_spaces(library: Path) -> Path:
 
 def unusable(device: Any) -> str:
     """Why nothing can be compiled for the device, or an empty string."""
-    # PoCL names LLVM's processor in its device version; Clang has no "generic" one on x86.
-    if "PoCL" in device.version and "x86_64" in device.version and device.version.endswith("-generic"):
+    # PoCL names LLVM's processor in its device version; Clang has no "generic" one on x86. An older PoCL
+    # takes Zen 4 for Zen 3, offers 512-bit vectors, makes no right code for them, and aborts.
+    unknown = device.version.endswith("-generic") or (
+        device.version.endswith(("-znver1", "-znver2", "-znver3")) and device.native_vector_width_int > 8
+    )
+    if "PoCL" in device.version and "x86_64" in device.version and unknown:
         return "this PoCL is too old to know this processor"
     return ""

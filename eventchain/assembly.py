@@ -132,7 +132,7 @@ class Chain:
         """Arrow batches of the sealed events that follow position ``after`` (None: from the first), up to
         what is sealed now; each is held against its leaf. Raises StoreError at one that is missing or was
         altered. Call it again with the last position seen for what is sealed later."""
-        from eventchain.chain.sealed import sealed_events
+        from eventchain.chain.feed import sealed_events
 
         return sealed_events(self.store, self.events, after)
 

@@ -105,7 +105,7 @@ class Chain:
         with self.opened() as (store, events):
             check_chain(store, events)
             report = verify(store, events, now=time.time())
-        assert report.wrong == []
+        assert report.wrong == [], report.wrong
 
     def sql(self, file: Path, *statements: str, parameters: Sequence[Any] = ()) -> int:
         """Play the administrator. Returns how many rows the last statement changed."""

@@ -7,6 +7,7 @@ Most end-to-end tests call it next to ``verify``: what both accept, two independ
 from __future__ import annotations
 
 import base64
+import json
 import re
 import struct
 import time
@@ -340,6 +341,18 @@ def check_snapshot(branch: Branch, said: dict[str, Any], event: Event) -> None:
     wanted = (branch.origin, height, f"{origin}/{height}", "eventchain.snapshot", said["built"] * 10**6)
     found = event.stream, event.version, event.id, event.type, event.time
     assert found == wanted, f"{branch.origin} {said['height']}: its snapshot"
+    assert branch.parent is not None
+    assert event.metadata is not None
+    about = json.loads(event.metadata)
+    assert sorted(about) == ["filter", "fingerprint", "projection", "size"]
+    assert (
+        event.metadata
+        == json.dumps(about, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    )
+    assert about["projection"] == branch.origin.split("@")[0].split("/")[-1]
+    assert about["size"] == branch.parent.at(height)["size"], (
+        f"{branch.origin} {said['height']}: what it covers"
+    )
 
 
 def read_pieces(store: Any, branch: Branch, size: int) -> tuple[list[bytes], list[int]]:

@@ -23,11 +23,22 @@ from eventchain.formats.event import EVENT_SCHEMA
 from eventchain.formats.header import HEADER, ZERO, seal_of, sha256d, unmined
 from eventchain.formats.leaf import leaf_hashes, new_salts
 from eventchain.formats.log import Hashes
-from eventchain.formats.manifest import Fork, Manifest, Pointer, Sealed, base_origin, check_origin
-from eventchain.formats.policy import Policy
+from eventchain.formats.manifest import (
+    MAX_MANIFEST,
+    Fork,
+    Manifest,
+    Pointer,
+    Sealed,
+    base_origin,
+    check_origin,
+)
+from eventchain.formats.policy import MAX_NUMBER, Policy
+from eventchain.formats.snapshot import TYPE, About, event_id
 
 CLOCK_TOLERANCE = 2 * 3600
 """Seconds that a block's ``built`` may be away from another clock."""
+CHILD_LINES = 3 * MAX_MANIFEST // 4
+"""Bytes of ``child`` lines in a manifest, at most: the rest is for everything else that it says."""
 
 Clock = Callable[[], float]
 
@@ -83,6 +94,18 @@ class Built:
     @property
     def not_before(self) -> NDArray[np.int64]:
         return np.array([said.built for said in self.said], np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a projection, for the branch ``origin``. parent, height: the sealed block whose state it
+    is."""
+
+    origin: str
+    parent: str
+    height: int
+    state: bytes
+    about: About
 
 
 class Builder:
@@ -145,6 +168,16 @@ class Builder:
         """A block without leaves that names the children that grew, or None where none did."""
         return self._append(tip, NO_LEAVES, [0]) if self._grown(tip) else None
 
+    def add_all_child_lines(self) -> list[Built]:
+        """Blocks without leaves, so that every child branch lies under the trunk's newest block."""
+        deepest_first = sorted(self.tips.values(), key=self._depth, reverse=True)
+        return [built for tip in deepest_first if (built := self.add_child_lines(tip)) is not None]
+
+    @property
+    def unnamed(self) -> bool:
+        """Whether a child branch has grown since its parent's newest block."""
+        return any(tip.parent and tip.height > tip.named for tip in self.tips.values())
+
     def tighten(self, tip: Tip, policy: Policy) -> Built:
         """A block without leaves that states a tighter policy."""
         if not policy.tightens(tip.policy):
@@ -163,7 +196,7 @@ class Builder:
                 f"block {height} of {parent.branch.origin} is not sealed",
                 hint="branches fork off sealed blocks",
             )
-        if any(base_origin(origin) == base_origin(known) for known in self.tips):
+        if self.branch(origin) is not None:
             raise PolicyError(f"there is a branch {origin} already", hint="choose another name")
         link, seal = self._block_at(parent, height)
         branch = self.store.add_branch(check_origin(origin))
@@ -181,13 +214,45 @@ class Builder:
         return self._add_events(tip, events, pin, fork=Fork(parent.branch.origin, height))
 
     def extend_child(self, tip: Tip, events: Any, pin: int | None = None) -> Built:
-        """A block of a child branch that holds these events, stored with it."""
+        """A block of a child branch that holds these events, stored with it. Their positions, streams and
+        times are given here: those of a child branch's events say nothing else than its blocks."""
         return self._add_events(tip, events, pin)
 
+    def add_snapshot(self, snapshot: Snapshot) -> list[Built]:
+        """A snapshot block on its branch, which forks off the pinned block where it is new; before it a block
+        of the parent for child lines, where they would become too many for one.
+
+        Raises PolicyError where it may not follow what is there.
+        """
+        parent, height = self.tips[snapshot.parent], snapshot.height
+        event = {
+            "position": 0,
+            "stream": "",
+            "version": height,
+            "id": event_id(snapshot.parent, height),
+            "type": TYPE,
+            "time": 0,
+            "data": snapshot.state,
+            "metadata": bytes(snapshot.about),
+        }
+        batch = pa.RecordBatch.from_pylist([event], schema=EVENT_SCHEMA)
+        lines = self._make_room(parent, snapshot.origin)
+        tip = self.branch(snapshot.origin)
+        if tip is None:
+            return [*lines, self.add_child(parent, height, snapshot.origin, batch, height)]
+        if tip.parent != snapshot.parent:
+            raise PolicyError(
+                f"the branch {snapshot.origin} forks off {tip.parent}, not off {snapshot.parent}",
+                hint="give the projection another name",
+            )
+        return [*lines, self.extend_child(tip, batch, height)]
+
+    def branch(self, origin: str) -> Tip | None:
+        """The tip of this branch, in whichever incarnation it is."""
+        wanted = base_origin(origin)
+        return next((tip for known, tip in self.tips.items() if base_origin(known) == wanted), None)
+
     def _add_events(self, tip: Tip, events: Any, pin: int | None, fork: Fork | None = None) -> Built:
-        first = tip.log.size
-        positions = pa.array(np.arange(first, first + events.num_rows), pa.int64())
-        batch = events.set_column(0, EVENT_SCHEMA.field(0), positions).cast(EVENT_SCHEMA)
         pointer = None
         if pin is not None:
             parent = self.tips[tip.parent or ""]
@@ -198,9 +263,35 @@ class Builder:
                 )
             pointer = Pointer(parent.branch.origin, pin, self._block_at(parent, pin)[0])
             tip.pinned = pin
+        built = self.now()
+        batch = self._entries(tip, events, built)
         self.store.add_events(tip.branch.id, batch)
         leaves = Leaves.of(batch, self._salts)
-        return self._append(tip, leaves, [len(leaves)], fork=fork, pin=pointer)
+        return self._append(tip, leaves, [len(leaves)], fork=fork, pin=pointer, built=built)
+
+    def _entries(self, tip: Tip, events: Any, built: int) -> Any:
+        """Events as the branch's log takes them: position, stream and time say where and when it did."""
+        count, first = events.num_rows, tip.log.size
+        columns = {
+            "position": pa.array(np.arange(first, first + count), pa.int64()),
+            "stream": pa.array([tip.branch.origin] * count, pa.string()),
+            "time": pa.array([built * 10**6] * count, pa.int64()),
+        }
+        for name, column in columns.items():
+            at = EVENT_SCHEMA.get_field_index(name)
+            events = events.set_column(at, EVENT_SCHEMA.field(at), column)
+        return events.cast(EVENT_SCHEMA)
+
+    def _make_room(self, parent: Tip, origin: str) -> list[Built]:
+        """A block for the child lines that wait, where one more for ``origin`` might not fit."""
+        waiting = [child.branch.origin for child in self._grown(parent)]
+        if origin in waiting or sum(map(_child_line, [*waiting, origin])) <= CHILD_LINES:
+            return []
+        return [self._append(parent, NO_LEAVES, [0])]
+
+    def _depth(self, tip: Tip) -> int:
+        """How many branches lie between this one and the root of the tree."""
+        return 0 if tip.parent is None else 1 + self._depth(self.tips[tip.parent])
 
     def _block_at(self, tip: Tip, height: int) -> tuple[bytes, bytes]:
         """Link and seal of a sealed block of this branch, from the newest sealed block that it names up."""
@@ -236,6 +327,7 @@ class Builder:
         policy: Policy | None = None,
         fork: Fork | None = None,
         pin: Pointer | None = None,
+        built: int | None = None,
     ) -> Built:
         late = late or [0] * len(counts)
         in_force = policy or tip.policy
@@ -244,7 +336,7 @@ class Builder:
         sizes = list(accumulate(counts, initial=tip.log.size))
         last = leaves.positions[np.subtract(sizes[1:], sizes[0] + 1)].tolist() if len(leaves) else []
         own_roots, log_roots = tip.log.append(leaves.hashes, leaves.salts, leaves.positions, counts)
-        built, grown = self.now(), self._grown(tip)
+        built, grown = self.now() if built is None else built, self._grown(tip)
         children = tuple(Pointer(child.branch.origin, child.height, child.link) for child in grown)
         for child in grown:
             child.named = child.height
@@ -301,3 +393,8 @@ class Builder:
     def room(self, tip: Tip) -> int:
         """How many blocks the policy's lag still allows on top of ``tip``."""
         return tip.policy.lag - tip.unsealed
+
+
+def _child_line(origin: str) -> int:
+    """The length of a ``child`` line, at most: "child ", the origin, a height, 44 characters of base64."""
+    return len(f"child {origin} {MAX_NUMBER} \n") + 44

@@ -33,14 +33,8 @@ def pace_of(view: ChainView, waiting: int, rate: float, block_events: int, now: 
     """
     policy = view.trunk.policy
     capacity = rate / work_of(policy.bits) * min(block_events, policy.events)
-    low, high = 0, view.height  # the newest block that was built before the window; the genesis at least
-    while low < high:
-        middle = (low + high + 1) // 2
-        if view.said(middle).built <= now - WINDOW:
-            low = middle
-        else:
-            high = middle - 1
-    base = view.said(low)
+    # The newest block that was built before the window; the genesis at least.
+    base = view.said(max(0, view.built_by(now - WINDOW)))
     seconds = now - base.built
     arriving = (view.log_size + waiting - base.size) / seconds if seconds >= LEAST else None
     return Pace(arriving, capacity)

@@ -1,4 +1,4 @@
-"""What is sealed, for those who wait for it: receipts, waiting for one, and a feed of sealed events.
+"""What is sealed, for those who wait for it: receipts, and waiting for one.
 
 For an application that calls a transaction finished only once its event is sealed. Readers need no lock and
 may run beside a sealer; ``eventchain.verify`` is what checks a chain, and shares nothing of this.
@@ -7,31 +7,22 @@ may run beside a sealer; ``eventchain.verify`` is what checks a chain, and share
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
-from eventchain.chain.nodes import LogReader
+from eventchain.chain.feed import not_as_sealed
 from eventchain.chain.prefix import SealedPrefix
 from eventchain.chain.proof import leaf_of
 from eventchain.chain.view import ChainView, Event, Proof, event_at, events_of
-from eventchain.contracts.chain_store import TILE, ChainStore
+from eventchain.contracts.chain_store import ChainStore
 from eventchain.contracts.event_store import EventStore
-from eventchain.errors import EventChainError, NotSealedError, StoreError
+from eventchain.errors import NotSealedError, StoreError
 from eventchain.formats.header import HEADER
-from eventchain.formats.leaf import leaf_hashes
 
 POLL = 0.05
 """Seconds between two looks at what is sealed."""
-BATCH = 64 * TILE
-"""Leaves that are taken from the log at a time."""
-
-
-# -- receipts -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +66,7 @@ def receipt_of(store: ChainStore, event: Event) -> Receipt:
             return Receipt(event, sealed=False)
         salt, _ = view.log.salt_and_position(index)
         if leaf_of(event, salt) != view.log.leaf(index):
-            raise _not_as_sealed(event.position, "is not the one that the chain holds there")
+            raise not_as_sealed(event.position, "is not the one that the chain holds there")
         height = view.block_of(index)
         if height > view.sealed_height:
             return Receipt(event, sealed=False, block=height)
@@ -127,72 +118,3 @@ class Waiting:
             f"the event at position {self._event.position} is not sealed{on_top} after {self._timeout:g} s",
             hint="`eventchain status` says how far sealing is; is anything sealing?",
         )
-
-
-# -- the events in it ---------------------------------------------------------------------------------
-
-
-def sealed_events(store: ChainStore, events: EventStore, after: int | None = None) -> Iterator[Any]:
-    """Arrow batches of EVENT_SCHEMA of the sealed events that follow position ``after`` in the log, up to
-    what is sealed now. They come in the log's order: ascending, but for late ones.
-
-    Each is held against its leaf: what comes out is what was sealed. Raises StoreError at one that is
-    missing or was altered.
-    """
-    prefix = SealedPrefix(store)
-    first = 0 if after is None else _following(store, prefix, after)
-    while first < prefix.size:
-        end = min(first + BATCH - first % TILE, prefix.size)
-        yield from _checked(LogReader(store, prefix.trunk.id), events, first, end)
-        first = end
-
-
-def _following(store: ChainStore, prefix: SealedPrefix, position: int) -> int:
-    """The leaf after that of a position; where the log has none there, the first leaf above it."""
-    if prefix.position is None or position > prefix.position:
-        return prefix.size
-    log = LogReader(store, prefix.trunk.id)
-    index = log.find(position, prefix.size)
-    if index is not None:
-        return index + 1
-    for start in range(0, prefix.size, BATCH):  # not by halves: late leaves are out of order
-        hits = np.flatnonzero(log.positions(start, min(start + BATCH, prefix.size)) > position)
-        if len(hits):
-            return start + int(hits[0])
-    return prefix.size
-
-
-def _checked(log: LogReader, events: EventStore, first: int, end: int) -> Iterator[Any]:
-    """The events of leaves ``first`` to ``end``, in runs of rising positions."""
-    positions = log.positions(first, end)
-    cuts = np.flatnonzero(positions[1:] <= positions[:-1]) + 1
-    for start, run in zip(np.concatenate([[0], cuts]), np.split(positions, cuts), strict=True):
-        done = 0
-        while done < len(run):
-            batch = _rows_at(events, run[done:])
-            count = batch.num_rows
-            at = first + int(start) + done
-            salts, leaves = log.salts(at, at + count), log.leaves(at, at + count)
-            wrong = np.flatnonzero((leaf_hashes(batch, salts) != leaves).any(axis=1))
-            if len(wrong):
-                raise _not_as_sealed(int(run[done + wrong[0]]), "is not what was sealed")
-            yield batch
-            done += count
-
-
-def _rows_at(events: EventStore, positions: NDArray[np.int64]) -> Any:
-    """The events at the first of these rising positions, at least one."""
-    batch = events.read(int(positions[0]) - 1 if positions[0] else None, len(positions))
-    found = batch["position"].to_numpy()
-    wanted = np.isin(found, positions)
-    count = int(wanted.sum())
-    missing = np.flatnonzero(found[wanted] != positions[:count])
-    if len(missing) or not count:
-        raise _not_as_sealed(int(positions[missing[0] if len(missing) else 0]), "is missing")
-    return batch if wanted.all() else batch.filter(pa.array(wanted))
-
-
-def _not_as_sealed(position: int, what: str) -> EventChainError:
-    return StoreError(
-        f"the event at position {position} {what}", hint="`eventchain verify` names everything that is wrong"
-    )

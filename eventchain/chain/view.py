@@ -5,7 +5,7 @@ For people and programs that ask; ``eventchain.verify`` is what checks a chain, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import numpy as np
 from eventchain.chain.nodes import LogReader, damaged
 from eventchain.chain.prefix import SealedPrefix, said_of
 from eventchain.chain.tip import SCAN, Tip, block_link, read_tips
-from eventchain.contracts.chain_store import Blocks, ChainStore
+from eventchain.contracts.chain_store import Blocks, Branch, ChainStore
 from eventchain.contracts.event_store import EventStore
 from eventchain.errors import EventChainError
 from eventchain.formats.header import ZERO, seal_of
@@ -66,19 +66,21 @@ class Proof:
 
 
 class ChainView:
-    """The trunk of a chain store, as it was when the view was opened.
+    """A branch of a chain store, the trunk where none is given, as it was when the view was opened. ``first``
+    and ``height`` are of its oldest and its newest block.
 
     Raises StoreError where there is no chain, or one that cannot be gone on from.
     """
 
-    def __init__(self, store: ChainStore) -> None:
+    def __init__(self, store: ChainStore, branch: Branch | None = None) -> None:
         self._store = store
-        prefix = SealedPrefix(store)
-        self.sealed_height, self.branch = prefix.height, prefix.trunk
+        prefix = SealedPrefix(store, branch)
+        self.sealed_height, self.branch = prefix.height, prefix.branch
         newest = store.last_block(self.branch.id)
         if not len(newest):
-            raise damaged("its trunk has no block")
+            raise damaged(f"the branch {self.branch.origin} has no block")
         said = said_of(newest.manifests[0])
+        self.first = said_of(store.blocks(self.branch.id, 0, 1).manifests[0]).height
         self.height, self.log_size, self.position = said.height, said.size, said.position
         self.log = LogReader(store, self.branch.id)
 
@@ -94,7 +96,7 @@ class ChainView:
     # -- blocks
 
     def blocks(self, first: int, end: int) -> Iterator[Blocks]:
-        """Rows of the trunk from height ``first`` up to ``end``, some at a time."""
+        """Rows from height ``first`` up to ``end``, some at a time."""
         while first < end:
             rows = self._store.blocks(self.branch.id, first, min(SCAN, end - first))
             if not len(rows):
@@ -103,8 +105,8 @@ class ChainView:
             first = int(rows.heights[-1]) + 1
 
     def block(self, height: int) -> BlockView | None:
-        """The block of the trunk at this height, None when there is none."""
-        if not 0 <= height <= self.height:
+        """The block at this height, None when there is none."""
+        if not self.first <= height <= self.height:
             return None
         rows = self._row(height)
         said = said_of(rows.manifests[0])
@@ -122,19 +124,28 @@ class ChainView:
         )
 
     def said(self, height: int) -> Manifest:
-        """What the block of the trunk at this height says."""
+        """What the block at this height says."""
         return said_of(self._row(height).manifests[0])
 
     def size(self, height: int) -> int:
-        """Leaves in the log up to and with the block at ``height``; 0 below the genesis."""
-        return self.said(height).size if height >= 0 else 0
+        """Leaves in the log up to and with the block at ``height``; 0 below the first."""
+        return self.said(height).size if height >= self.first else 0
 
     def block_of(self, index: int) -> int:
         """The height of the block that added leaf ``index``."""
-        low, high = 0, self.height
+        return self._first(lambda height: self.size(height) > index)
+
+    def built_by(self, time: float) -> int:
+        """The height of the newest block that was built at a time (unix seconds) or before it; one below the
+        first where all were built later."""
+        return self._first(lambda height: self.said(height).built > time) - 1
+
+    def _first(self, holds: Callable[[int], bool]) -> int:
+        """The first height for which this holds, when it does for all above; else one above the newest."""
+        low, high = self.first, self.height + 1
         while low < high:
             middle = (low + high) // 2
-            if self.size(middle) > index:
+            if holds(middle):
                 high = middle
             else:
                 low = middle + 1

@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 
 from eventchain.contracts.chain_store import ChainStore
+from eventchain.errors import FormatError
 from eventchain.formats.anchor import Anchor
-from eventchain.formats.manifest import Pointer
+from eventchain.formats.manifest import Pointer, base_origin
+from eventchain.formats.snapshot import TYPE, About, event_id
 from eventchain.verify.findings import Report
-from eventchain.verify.walk import Walk
+from eventchain.verify.walk import Block, Walk
+
+SNAPSHOTS, SNAPSHOT_BYTES = 16, 64 * 2**20
+"""Snapshots read at first; then as many as make up so many bytes."""
 
 
 def check_children(walks: dict[str, Walk], report: Report) -> None:
@@ -119,30 +124,45 @@ def check_snapshots(store: ChainStore, walk: Walk, report: Report) -> None:
         if block.said is not None and block.said.pin is not None and not block.vague
     }
     told = {finding.position for finding in report.findings if finding.origin == walk.origin}
+    rows = SNAPSHOTS
     while pins:
-        batch: Any = store.events(walk.branch.id, after, 1024)
+        batch: Any = store.events(walk.branch.id, after, rows)
         if not batch.num_rows:
             return
         for row in range(batch.num_rows):
             index = after = batch["position"][row].as_py()
             block = pins.get(index)
-            if block is None or block.said is None or block.said.pin is None or index in told:
+            if block is None or index in told:
                 continue
-            pin = block.said.pin
-            if (
-                batch["stream"][row].as_buffer().to_pybytes() != walk.origin.encode()
-                or batch["version"][row].as_py() != pin.height
-                or batch["id"][row].as_buffer().to_pybytes() != f"{pin.origin}/{pin.height}".encode()
-                or batch["type"][row].as_buffer().to_pybytes() != b"eventchain.snapshot"
-                or batch["time"][row].as_py() != block.said.built * 10**6
-            ):
-                report.add(
-                    "branch",
-                    f"its event is no snapshot of {pin.origin} {pin.height} as of when it was built",
-                    origin=walk.origin,
-                    height=block.height,
-                    position=index,
-                )
+            if wrong := _snapshot_fault(walk, block, batch, row):
+                report.add("branch", wrong, origin=walk.origin, height=block.height, position=index)
+        rows = max(1, min(1024, SNAPSHOT_BYTES * batch.num_rows // max(1, batch.nbytes)))
+
+
+def _snapshot_fault(walk: Walk, block: Block, batch: Any, row: int) -> str | None:
+    """What is wrong with a snapshot's event, in words."""
+    assert block.said is not None
+    assert block.said.pin is not None
+    pin = block.said.pin
+    if (
+        batch["stream"][row].as_buffer().to_pybytes() != walk.origin.encode()
+        or batch["version"][row].as_py() != pin.height
+        or batch["id"][row].as_buffer().to_pybytes() != event_id(pin.origin, pin.height).encode()
+        or batch["type"][row].as_buffer().to_pybytes() != TYPE.encode()
+        or batch["time"][row].as_py() != block.said.built * 10**6
+    ):
+        return f"its event is no snapshot of {pin.origin} {pin.height} as of when it was built"
+    try:
+        about = About.parse(batch["metadata"][row].as_py())
+    except FormatError as error:
+        return f"its event is no snapshot: {error.message}"
+    if about.projection != base_origin(walk.origin).rpartition("/")[2]:
+        return f"its event is a snapshot of the projection {about.projection[:80]!r}"
+    parent = walk.parent
+    pinned = parent.own(pin.height) if parent is not None else None
+    if pinned is not None and not pinned.vague and not pinned.broken and pinned.end != about.size:
+        return f"its event claims to cover {about.size} events; the block that it pins ends at {pinned.end}"
+    return None
 
 
 def check_anchors(walks: dict[str, Walk], anchors: Sequence[Anchor], report: Report) -> None:

@@ -390,16 +390,18 @@ def test_opencl_says_in_one_line_what_a_compiler_does_not_like():
 
 
 @pytest.mark.parametrize(
-    ("version", "usable"),
+    ("version", "width", "usable"),
     [
-        ("OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-generic", False),
-        ("OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-znver3", True),
-        ("OpenCL 3.0 PoCL HSTR: pthread-aarch64-unknown-linux-gnu-generic", True),
-        ("OpenCL 3.0 generic", True),
+        ("OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-generic", 8, False),
+        ("OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-znver3", 8, True),
+        ("OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-znver3", 16, False),
+        ("OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-znver4", 16, True),
+        ("OpenCL 3.0 PoCL HSTR: pthread-aarch64-unknown-linux-gnu-generic", 4, True),
+        ("OpenCL 3.0 generic", 16, True),
     ],
 )
-def test_a_pocl_that_does_not_know_the_processor(version, usable):
-    assert (unusable(SimpleNamespace(version=version)) == "") == usable
+def test_a_pocl_that_does_not_know_the_processor(version, width, usable):
+    assert (unusable(SimpleNamespace(version=version, native_vector_width_int=width)) == "") == usable
 
 
 @pytest.mark.skipif(intel_runtime() is None, reason="Intel's runtime is for Linux on x86-64")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,10 +23,11 @@ from chains import (
 )
 from oracle import check_chain
 
-from eventchain.chain.build import Builder, Leaves
+from eventchain.chain.build import Builder, Leaves, Snapshot
 from eventchain.errors import PolicyError
 from eventchain.formats.manifest import Pointer
 from eventchain.formats.policy import Policy
+from eventchain.formats.snapshot import About
 
 
 def an_event(**values: object) -> object:
@@ -89,6 +91,60 @@ def test_a_branch_of_a_branch(chain: Chain) -> None:
         work.seal(lambda builder: builder.add_child_lines(builder.tips[SNAPSHOTS]))
         work.child_lines()
     chain.check()
+
+
+def a_snapshot(origin: str, parent: str, height: int, state: bytes = b"{}") -> Snapshot:
+    size = 10 * height if parent == ORIGIN else height - 1  # of the blocks of the two chains here
+    return Snapshot(origin, parent, height, state, About("", "f", origin.rpartition("/")[2], size))
+
+
+def test_snapshots_of_a_branch_and_of_its_branch(chain: Chain) -> None:
+    inner = f"{SNAPSHOTS}/inner"
+
+    def add(*snapshots: Snapshot) -> None:
+        with work.store.transaction():
+            built = [block for snapshot in snapshots for block in work.builder.add_snapshot(snapshot)]
+        for block in built:
+            work.sealer.build(block)
+        work.sealer.seal_all()
+
+    with chain.working() as work:
+        add(a_snapshot(SNAPSHOTS, ORIGIN, 1), a_snapshot(SNAPSHOTS, ORIGIN, 2))
+        add(a_snapshot(inner, SNAPSHOTS, 3))
+        assert work.builder.unnamed
+        with work.store.transaction():
+            built = work.builder.add_all_child_lines()
+        assert [block.said[0].origin for block in built] == [SNAPSHOTS, ORIGIN]
+        for block in built:
+            work.sealer.build(block)
+        work.sealer.seal_all()
+        assert not work.builder.unnamed
+    chain.check()
+    assert [manifest.pin and manifest.pin.height for manifest in manifests(chain, SNAPSHOTS)] == [1, 2, None]
+    assert manifests(chain, inner)[0].fork == (SNAPSHOTS, 3)
+    with chain.working() as work, pytest.raises(PolicyError, match="forks off"), work.store.transaction():
+        work.builder.add_snapshot(a_snapshot(inner, ORIGIN, 2))
+
+
+def test_child_lines_of_many_branches_fit_into_several_blocks(chain: Chain) -> None:
+    """A manifest holds 64 KiB, and each line here takes 300 bytes."""
+    with chain.working() as work:
+        work.append(20, 10)
+        with work.store.transaction():
+            built = [
+                block
+                for number in range(400)
+                for block in work.builder.add_snapshot(
+                    a_snapshot(f"{ORIGIN}/{number:03}-{'x' * 200}", ORIGIN, 2)
+                )
+            ]
+        for block in built:
+            work.sealer.build(block)
+        work.sealer.seal_backlog(10)
+    chain.check()
+    lines = [len(manifest.children) for manifest in manifests(chain) if manifest.children]
+    assert sum(lines) == 400
+    assert len(lines) == 3
 
 
 def test_late_events_enter_first_and_only_as_many_as_allowed(tmp_path: Path) -> None:
@@ -159,6 +215,12 @@ class Forger(Builder):
 
     pinned: Pointer | None = None
     named: bool = True
+    lies: dict[str, object] = {}  # noqa: RUF012  (each forger is told his own)
+
+    def _entries(self, tip, events, built):  # type: ignore[no-untyped-def]
+        honest = super()._entries(tip, events, built)
+        told = [{**row, **self.lies} for row in honest.to_pylist()]
+        return type(honest).from_pylist(told, schema=honest.schema)
 
     def _check(self, *_: object) -> None: ...
 
@@ -189,10 +251,10 @@ def test_a_child_that_no_parent_names_is_found(chain: Chain) -> None:
 
 
 def test_a_snapshot_of_another_block_than_it_pins_is_found(chain: Chain) -> None:
-    with chain.working() as work:
+    with chain.working(builder=Forger) as work:
         at = work.builder.now() * 10**6
-        honest = {"version": 2, "id": f"{ORIGIN}/2", "type": "eventchain.snapshot", "time": at}
-        lies = [
+        honest = {"version": 2, "id": f"{ORIGIN}/2", "type": "eventchain.snapshot"}
+        lies: list[dict[str, object]] = [
             {"version": 1},
             {"id": f"{ORIGIN}/1"},
             {"stream": ORIGIN},
@@ -201,7 +263,8 @@ def test_a_snapshot_of_another_block_than_it_pins_is_found(chain: Chain) -> None
         ]
         for number, lie in enumerate(lies):
             origin = f"{SNAPSHOTS}-{number}"
-            told = an_event(**{**honest, "stream": origin, **lie})
+            work.builder.lies = lie  # type: ignore[attr-defined]
+            told = an_event(**honest)
             work.seal(lambda builder: builder.add_child(builder.trunk, 2, origin, told, 2))  # noqa: B023
         work.child_lines()
     assert kinds(chain) == ["branch"] * 5
@@ -221,6 +284,28 @@ def test_a_pin_of_what_is_not_there_is_found(chain: Chain, pin: Pointer, kind: s
         with work.store.transaction():
             work.builder.add_child(work.builder.trunk, 1, ERASURES, an_event(), None)
     assert kind in kinds(chain)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        (None, "is not a snapshot's metadata"),
+        (b'{"filter":"","fingerprint":"1","projection":"balances"}', "is not a snapshot's metadata"),
+        (b'{"filter":"","fingerprint":"1","projection":"balances","size":"20"}', "is not"),
+        (b'{"fingerprint":"1","filter":"","projection":"balances","size":20}', "is not"),
+        (b'{"filter":"","fingerprint":"1","projection":"other","size":20}', "the projection 'other'"),
+        (b'{"filter":"","fingerprint":"1","projection":"balances","size":19}', "covers? 19 events"),
+    ],
+)
+def test_a_snapshot_that_says_what_cannot_be_is_found(
+    chain: Chain, metadata: bytes | None, said: str
+) -> None:
+    with chain.working(builder=Forger) as work:
+        work.builder.lies = {"metadata": metadata}  # type: ignore[attr-defined]
+        work.snapshot(b"1")
+        work.child_lines()
+    assert kinds(chain) == ["branch"]
+    assert re.search(said, chain.verify().wrong[0].message)
 
 
 def test_a_child_by_a_strange_name_is_found(chain: Chain) -> None:

@@ -370,7 +370,8 @@ def test_a_child_branch(store, builder, clock):
     for raw in store.blocks(trunk.branch.id, 0, 3).manifests:
         links.append(plain.link(links[-1], raw, EASY))
     (first,) = manifests(store, child)
-    leaf = plain.leaf(one_event(1), salts(1)[0].tobytes())
+    kept = one_event(1)._replace(time=clock.time * 10**6)  # as the block was built
+    leaf = plain.leaf(kept, salts(1)[0].tobytes())
     assert (first.origin, first.height, first.size) == (CHILD, 2, 1)
     assert (first.root, first.leaves, first.position) == (leaf, leaf, 0)
     assert (first.fork, first.pin) == ((ORIGIN, 1), (ORIGIN, 1, links[2]))
@@ -396,8 +397,10 @@ def test_a_child_branch(store, builder, clock):
     assert (second.fork, second.pin, second.position) == (None, (ORIGIN, 2, links[3]), 1)
     assert second.sealed == child.sealed
     kept = store.events(child.branch.id, None, 10)
-    assert kept.to_pylist() == [one_event(i + 1)._replace(position=i)._asdict() for i in (0, 1)]
-    hashes = [plain.leaf(one_event(i + 1)._replace(position=i), salts(1)[0].tobytes()) for i in (0, 1)]
+    at = clock.time * 10**6
+    events = [one_event(i + 1)._replace(position=i, time=at) for i in (0, 1)]
+    assert kept.to_pylist() == [event._asdict() for event in events]
+    hashes = [plain.leaf(event, salts(1)[0].tobytes()) for event in events]
     assert second.root == plain.mth(hashes)
     check_log(store, child.branch.id, hashes)
 
