@@ -15,7 +15,8 @@ each searching for itself with an engine of its own, before and after each pair 
 
 Then 10,000 headers again, with something killed by kill -9 once a third of the time is over and started anew:
 the time that it costs is that run's time less one without a kill. A killed worker or coordinator is replaced
-at once; NATS is away for a second and comes back empty. Last, with three workers in ten that lie.
+at once; NATS is away for a second and comes back empty. Then with three workers in ten that lie. Last, what a
+piece costs a coordinator in CPU time, with workers that answer at once: this bounds the size of a fleet.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,6 +45,8 @@ from eventchain.formats.header import HEADER, VERSION, bits_for_difficulty, merk
 from eventchain.mining.backends import Choice, open_backend
 from eventchain.mining.check import check
 from eventchain.mining.engine import Engine
+
+sys.path.append(str(ROOT / "tests"))  # its server, and its workers that do not play by the rules
 
 EASY = 10_000
 HARD = 200
@@ -157,7 +161,6 @@ class Bench:
     """A NATS server, a proxy and workers, as processes."""
 
     def __init__(self, folder: Path, workers: int, rate: float, delay: float) -> None:
-        sys.path.insert(0, str(ROOT / "tests"))
         from nats_server import NatsServer
 
         self._context = get_context("spawn")
@@ -362,6 +365,54 @@ def liars(options: argparse.Namespace) -> dict[str, float]:
     return {"share_of_the_honest": share, "pieces_taken_by_liars": pieces}
 
 
+def answer_at_once(url: str, counter: Path, number: int) -> None:
+    """A worker process that searches nothing, and counts."""
+    from fleet_hosts import Rogue, find_nothing
+
+    answered = 0
+    file = os.open(counter, os.O_CREAT | os.O_WRONLY)
+
+    def answer(piece: Any) -> bytes:
+        nonlocal answered
+        answered += 1
+        os.pwrite(file, answered.to_bytes(8, "big"), 0)
+        return find_nothing(piece)
+
+    Rogue(url, answer, name=f"quick.{number}")
+    time.sleep(1e6)
+
+
+def cost_of_a_piece(options: argparse.Namespace) -> dict[str, float]:
+    """CPU seconds of a coordinator for each piece: cut, published, acknowledged, answered, checked; with a word
+    from the worker for each, as in a fleet whose pieces take two seconds."""
+    seconds = 15.0
+    with bench(0, options.rate) as one:
+        counters = [one.folder / f"answered-{number}" for number in range(4)]
+        quick = [one.start(answer_at_once, one.server.url, file, n) for n, file in enumerate(counters)]
+        time.sleep(3)
+        backend = open_backend("fleet", {"nats": one.server.url})
+        header = np.zeros(1, HEADER)
+        header["bits"] = bits_for_difficulty(HARD)
+        device: Any = backend.devices[0]
+        searching = threading.Thread(
+            target=device.search, args=(Work(header, np.zeros(1, np.uint64), 2**47, 2**16),)
+        )
+        searching.start()
+        time.sleep(5)
+        before, cpu = total_of(counters), time.process_time()
+        time.sleep(seconds)
+        pieces, cpu = total_of(counters) - before, time.process_time() - cpu
+        device.interrupt()
+        searching.join()
+        for process in quick:
+            process.kill()
+            process.join()
+    print(
+        f"a piece costs the coordinator {1e3 * cpu / pieces:.2f} ms of CPU time ({pieces / seconds:.0f} pieces/s)"
+    )
+    return {"cpu_seconds": cpu / pieces, "pieces_per_second": pieces / seconds}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workers", type=int, default=8)
@@ -369,7 +420,7 @@ def main() -> None:
     parser.add_argument("--difficulty", type=float, default=16)
     parser.add_argument("--seconds", type=float, default=45.0, help="on the hard header")
     parser.add_argument("--delays", type=int, nargs="+", default=[0, 50, 200], metavar="MS")
-    parser.add_argument("--only", default="", metavar="WORD", help="efficiency, kills or liars")
+    parser.add_argument("--only", default="", metavar="WORD", help="efficiency, kills, liars or pieces")
     options = parser.parse_args()
     figures = heading("fleet") | {
         "workers": options.workers, "rate_of_each": options.rate, "difficulty": options.difficulty,
@@ -380,6 +431,8 @@ def main() -> None:
         figures["kills"] = kills(options)
     if options.only in {"", "liars"}:
         figures["liars"] = liars(options)
+    if options.only in {"", "pieces"}:
+        figures["piece"] = cost_of_a_piece(options)
     figures["machine"]["load_after"] = os.getloadavg()[0]
     write(figures, options.only)
 
