@@ -383,8 +383,8 @@ def answer_at_once(url: str, counter: Path, number: int) -> None:
 
 
 def cost_of_a_piece(options: argparse.Namespace) -> dict[str, float]:
-    """CPU seconds of a coordinator for each piece: cut, published, acknowledged, answered, checked; with a word
-    from the worker for each, as in a fleet whose pieces take two seconds."""
+    """CPU seconds of a coordinator for each piece: cut, published, acknowledged, answered, checked; with a
+    word from the worker for each, as in a fleet whose pieces take two seconds."""
     seconds = 15.0
     with bench(0, options.rate) as one:
         counters = [one.folder / f"answered-{number}" for number in range(4)]
@@ -408,7 +408,8 @@ def cost_of_a_piece(options: argparse.Namespace) -> dict[str, float]:
             process.kill()
             process.join()
     print(
-        f"a piece costs the coordinator {1e3 * cpu / pieces:.2f} ms of CPU time ({pieces / seconds:.0f} pieces/s)"
+        f"a piece costs the coordinator {1e3 * cpu / pieces:.2f} ms of CPU time "
+        f"({pieces / seconds:.0f} pieces/s)"
     )
     return {"cpu_seconds": cpu / pieces, "pieces_per_second": pieces / seconds}
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eventchain.contracts.backend import Device, Solutions, Work
 from eventchain.errors import BackendError, FormatError
@@ -56,6 +57,10 @@ FIRST_WORKER_SECONDS = 3.0
 TURN_SECONDS, ALIVE_SECONDS = 0.25, 1.0
 MAX_AGE_SECONDS, MAX_BYTES = 60.0, 256 * 2**20
 """Limits of a stream: no message of a coordinator that died stays, and no flood fills a server."""
+MAX_SHARED = 1024
+"""Headers of a search that is looked through for what another one has solved."""
+MAX_NAMED = 1000
+"""Workers that are warned of when they are shut out: whoever floods us must not fill the logs."""
 MAX_DELIVERIES = 3
 """A piece that nobody could finish is not given a fourth time: perhaps it is what kills them."""
 logger = logging.getLogger("eventchain")
@@ -71,6 +76,13 @@ class _Search:
     on_lease: int = 0  # of these
     answered: bool = False
     cut: bool = False  # a header may be cut in several pieces
+
+    def rows_of(self, tags: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Which of its headers have these tags. Searches of many headers share none: the engine gives one
+        header to several only when it has few."""
+        if len(self.cutter.headers) > MAX_SHARED:
+            return np.empty(0, np.int64)
+        return np.flatnonzero(np.isin(tags_of(self.cutter.headers), tags))
 
 
 @dataclass(eq=False, slots=True)
@@ -105,6 +117,7 @@ class Coordinator:
         self._failure: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._connection: Any = None
+        self._unsure = False  # whether the streams are still there
         self._thread = LoopThread()
         try:
             self._thread.call(self._open())
@@ -127,7 +140,6 @@ class Coordinator:
     # -- on the loop's thread: begin and end
 
     async def _open(self) -> None:
-        self._lock = asyncio.Lock()
         self._connection = await self._login.connect(
             f"coordinator-{this_host()}-{os.getpid()}", self._reconnected
         )
@@ -178,14 +190,13 @@ class Coordinator:
         from nats.js.errors import NotFoundError
 
         lost = False
-        async with self._lock:
-            for group in self._groups:
-                try:
-                    await self._jetstream.stream_info(stream_of(group))
-                except NotFoundError:
-                    await self._make_stream(group)
-                    self._ready = {queue for queue in self._ready if queue.group != group}
-                    lost = True
+        for group in self._groups:
+            try:
+                await self._jetstream.stream_info(stream_of(group))
+            except NotFoundError:
+                await self._make_stream(group)
+                self._ready = {queue for queue in self._ready if queue.group != group}
+                lost = True
         return lost
 
     async def _make_stream(self, group: str) -> None:
@@ -229,8 +240,14 @@ class Coordinator:
 
     async def _reconnected(self) -> None:
         """NATS is back. It may have lost everything, also what it had acknowledged."""
-        with suppress(Exception):  # the next turn tries again
-            if await self._prepare_streams():
+        self._unsure = True
+
+    async def _look_after_streams(self) -> None:
+        """Make streams that are gone, and hand out again what was in them."""
+        with suppress(Exception):  # JetStream is not well yet: the next turn tries again
+            lost = await self._prepare_streams()
+            self._unsure = False
+            if lost:
                 self._take_back_all()
 
     def _take_back_all(self) -> None:
@@ -304,10 +321,9 @@ class Coordinator:
                 work_subject(queue.group, queue.size_class), message, timeout=TIMEOUT,
                 stream=stream_of(queue.group),
             )  # fmt: skip
-        except (
-            Exception
-        ) as error:  # no answer, no stream, no connection: JetStream's and nats-py's own errors
+        except Exception as error:  # no answer, no stream, no connection
             logger.info("a piece was not taken by NATS: %s", str(error) or type(error).__name__)
+            self._unsure = True
             await asyncio.sleep(TURN_SECONDS)
             self._end_lease(piece)
 
@@ -372,8 +388,8 @@ class Coordinator:
             tags = tags_of(search.cutter.headers[rows])
             called_off = self._call_off(search) if search.cut else False
             for other in self._searches:
-                if other is not search and (same := np.isin(tags_of(other.cutter.headers), tags)).any():
-                    other.cutter.abandon(np.flatnonzero(same))
+                if other is not search and len(same := other.rows_of(tags)):
+                    other.cutter.abandon(same)
                     called_off |= self._call_off(other)
             if called_off:
                 for at in range(0, len(tags), MAX_TAGS):
@@ -395,7 +411,7 @@ class Coordinator:
             search.over.set()
 
     async def _shut_out(self, group: str, worker: str, reason: str) -> None:
-        if (group, worker) not in self._roster.shut:
+        if (group, worker) not in self._roster.shut and len(self._roster.shut) < MAX_NAMED:
             logger.warning("worker %s (%s) is shut out: %s", worker, group, reason)
         self._roster.shut_out(group, worker, reason)
         await self._publish(worker_subject("shut", group, worker), Shut(reason).encode())
@@ -425,6 +441,8 @@ class Coordinator:
             self._look_after_loneliness(now)
             if self._connection.is_connected:
                 self._end_leases(now)
+                if self._unsure:
+                    await self._look_after_streams()
                 await self._prepare_queues()
             self._hand_out()
             if now >= alive_due:

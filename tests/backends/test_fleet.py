@@ -16,6 +16,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from urllib.request import urlopen
 
 import nats
 import nkeys
@@ -39,6 +40,7 @@ from eventchain.formats.header import HEADER, VERSION, bits_for_difficulty, meet
 from eventchain.mining.backends import open_backend
 from eventchain.mining.check import check
 from eventchain.mining.engine import Engine
+from eventchain.service.pages import served_pages
 
 HARD = 200  # bits: never solved
 
@@ -426,6 +428,13 @@ def test_the_documented_logins_are_enough_and_no_more(tmp_path, monkeypatch):
             while not watch.rows():
                 time.sleep(0.1)
             assert watch.rows()[0].worker == worker.said[0]["worker"]
+            with served_pages(watch, lambda: (True, {}), "0") as port:
+                metrics = urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+            assert "eventchain_fleet_workers 1.0" in metrics
+            (rate,) = re.findall(
+                r'^eventchain_fleet_mhs{device="0: .*",group="workers",.*} (.*)$', metrics, re.M
+            )
+            assert float(rate) > 0
         refused = asyncio.run(_refused(server.url, tmp_path / "WORKER"))
         assert len(refused) == len(NOT_FOR_WORKERS), refused
         with pytest.raises(BackendError, match="Authorization"):
