@@ -19,8 +19,8 @@ from eventchain.errors import BackendError, ConfigError
 ROOT = "eventchain.fleet"
 OVER, ALIVE = f"{ROOT}.over", f"{ROOT}.alive"
 DEFAULT_GROUP = "workers"
-TIMEOUT = 10.0
-"""Seconds that an answer of the server may take."""
+TIMEOUT = 3.0
+"""Seconds that an answer of JetStream may take."""
 CONNECT_SECONDS = 4.0
 RECONNECT_SECONDS = 0.5
 logger = logging.getLogger("eventchain")

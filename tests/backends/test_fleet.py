@@ -32,6 +32,7 @@ from nats_server import NatsServer
 
 from eventchain.assembly import open_chain
 from eventchain.chain.view import ChainView
+from eventchain.chainstores import open_chain_store
 from eventchain.cli import cli
 from eventchain.config import Config
 from eventchain.contracts.backend import Work
@@ -344,7 +345,7 @@ def test_a_coordinator_is_killed_and_the_next_one_goes_on(fleet: Fleet, tmp_path
         for n in range(60)
     )
     (tmp_path / "events.jsonl").write_text(events)
-    origin = ("--origin", "example.com/f", "--difficulty", "17")
+    origin = ("--origin", "example.com/f", "--difficulty", "18")
     assert eventchain(tmp_path, "init", *origin, "--backend", "cpu").returncode == 0
     file = tmp_path / "eventchain.toml"
     text = file.read_text().replace("[fleet]\n", f'[fleet]\nnats = "{fleet.server.url}"\n')
@@ -355,7 +356,9 @@ def test_a_coordinator_is_killed_and_the_next_one_goes_on(fleet: Fleet, tmp_path
         [sys.executable, "-m", "eventchain", "mine", "--block-events", "1"],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    time.sleep(3)
+    with closing(open_chain_store(Config.load(file).chain)) as store:
+        while ChainView(store).trunk.height < 60:  # all are linked, and few are mined
+            time.sleep(0.02)
     os.killpg(mining.pid, signal.SIGKILL)
     mining.wait()
     mining.stderr.close()  # type: ignore[union-attr]
