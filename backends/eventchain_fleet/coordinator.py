@@ -29,13 +29,9 @@ from eventchain_fleet.connection import (
     ALIVE,
     OVER,
     ROOT,
-    TIMEOUT,
     Login,
-    consumer_of,
     new_id,
-    stream_of,
     this_host,
-    work_subject,
     worker_of,
     worker_subject,
 )
@@ -43,26 +39,21 @@ from eventchain_fleet.loop import LoopThread
 from eventchain_fleet.messages import MAX_HEADERS, MAX_TAGS, Alive, Done, Here, Over, Piece, Shut, tags_of
 from eventchain_fleet.pieces import Cutter, Part
 from eventchain_fleet.roster import RECENT_SECONDS, Queue, Roster
+from eventchain_fleet.streams import Streams
 
 LEASE_SECONDS = 20.0
 """After so long without an answer a piece is handed out again. It takes about two seconds, and up to two
 others go before it."""
-ACK_SECONDS = 5.0
-"""After so long without a word from who holds a piece, JetStream gives it to another."""
 SEARCH_SECONDS = 60.0
 """A search returns what it has after so long, if anything was answered: its caller begins another, and no
 header waits longer for what others withhold."""
 FIRST_WORKER_SECONDS = 3.0
 """How long a worker is waited for in the beginning."""
 TURN_SECONDS, ALIVE_SECONDS = 0.25, 1.0
-MAX_AGE_SECONDS, MAX_BYTES = 60.0, 256 * 2**20
-"""Limits of a stream: no message of a coordinator that died stays, and no flood fills a server."""
 MAX_SHARED = 1024
 """Headers of a search that is looked through for what another one has solved."""
 MAX_NAMED = 1000
 """Workers that are warned of when they are shut out: whoever floods us must not fill the logs."""
-MAX_DELIVERIES = 3
-"""A piece that nobody could finish is not given a fourth time: perhaps it is what kills them."""
 logger = logging.getLogger("eventchain")
 
 
@@ -110,7 +101,6 @@ class Coordinator:
         self._id = new_id()
         self._roster = Roster()
         self._searches: list[_Search] = []
-        self._ready: set[Queue] = set()  # queues that have a consumer
         self._handed = 0
         self._rate: deque[tuple[float, float]] = deque()  # when, and how many hashes were answered
         self._lonely_since: float | None = None
@@ -118,6 +108,7 @@ class Coordinator:
         self._tasks: set[asyncio.Task[None]] = set()
         self._connection: Any = None
         self._unsure = False  # whether the streams are still there
+        self._streams: Streams
         self._thread = LoopThread()
         try:
             self._thread.call(self._open())
@@ -143,9 +134,9 @@ class Coordinator:
         self._connection = await self._login.connect(
             f"coordinator-{this_host()}-{os.getpid()}", self._reconnected
         )
-        self._jetstream = self._connection.jetstream(timeout=TIMEOUT)
+        self._streams = Streams(self._connection, self._groups)
         try:
-            await self._prepare_streams()
+            await self._streams.prepare()
         except Exception as error:
             raise BackendError(
                 f"JetStream cannot be used: {error or type(error).__name__}",
@@ -185,59 +176,6 @@ class Coordinator:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _prepare_streams(self) -> bool:
-        """Make what is missing. Returns whether a stream was: then all that was in it is lost."""
-        from nats.js.errors import NotFoundError
-
-        lost = False
-        for group in self._groups:
-            try:
-                await self._jetstream.stream_info(stream_of(group))
-            except NotFoundError:
-                await self._make_stream(group)
-                self._ready = {queue for queue in self._ready if queue.group != group}
-                lost = True
-        return lost
-
-    async def _make_stream(self, group: str) -> None:
-        from nats.js.api import RetentionPolicy, StorageType
-        from nats.js.errors import APIError
-
-        for replicas in (3, 1):  # one where there is no cluster of three
-            try:
-                await self._jetstream.add_stream(
-                    name=stream_of(group), subjects=[work_subject(group, "*")], num_replicas=replicas,
-                    retention=RetentionPolicy.WORK_QUEUE, storage=StorageType.MEMORY,
-                    max_age=MAX_AGE_SECONDS, max_bytes=MAX_BYTES,
-                )  # fmt: skip
-                return
-            except APIError:
-                if replicas == 1:
-                    raise
-
-    async def _prepare_queues(self) -> None:
-        """Make the consumers that workers pull from."""
-        from nats.js.api import AckPolicy, ConsumerConfig
-
-        for queue in list(self._roster.queues.values()):
-            if queue in self._ready or not queue.devices:
-                continue
-            with suppress(Exception):  # JetStream is not well: the next turn tries again
-                await self._jetstream.add_consumer(
-                    stream_of(queue.group),
-                    ConsumerConfig(
-                        durable_name=consumer_of(queue.size_class),
-                        filter_subject=work_subject(queue.group, queue.size_class),
-                        ack_policy=AckPolicy.EXPLICIT,
-                        ack_wait=ACK_SECONDS,
-                        max_deliver=MAX_DELIVERIES,
-                        max_ack_pending=65_536,
-                        max_waiting=16_384,
-                        mem_storage=True,
-                    ),
-                )
-                self._ready.add(queue)
-
     async def _reconnected(self) -> None:
         """NATS is back. It may have lost everything, also what it had acknowledged."""
         self._unsure = True
@@ -245,7 +183,7 @@ class Coordinator:
     async def _look_after_streams(self) -> None:
         """Make streams that are gone, and hand out again what was in them."""
         with suppress(Exception):  # JetStream is not well yet: the next turn tries again
-            lost = await self._prepare_streams()
+            lost = await self._streams.prepare()
             self._unsure = False
             if lost:
                 self._take_back_all()
@@ -288,7 +226,7 @@ class Coordinator:
     def _hand_out(self) -> None:
         """Fill the queues, from the oldest search first."""
         now = time.monotonic()
-        hungry = [queue for queue in self._roster.queues.values() if queue in self._ready]
+        hungry = list(self._streams.ready)
         while hungry := [queue for queue in hungry if queue.has_room(now)]:
             for queue in sorted(hungry, key=lambda queue: queue.fed):
                 if not self._hand_to(queue, now):
@@ -315,12 +253,8 @@ class Coordinator:
     async def _send(self, piece: _Piece) -> None:
         work = piece.search.cutter.work(piece.part)
         message = Piece(self._id, piece.search.id, piece.token, work).encode()
-        queue = piece.queue
         try:
-            await self._jetstream.publish(
-                work_subject(queue.group, queue.size_class), message, timeout=TIMEOUT,
-                stream=stream_of(queue.group),
-            )  # fmt: skip
+            await self._streams.publish(piece.queue, message)
         except Exception as error:  # no answer, no stream, no connection
             logger.info("a piece was not taken by NATS: %s", str(error) or type(error).__name__)
             self._unsure = True
@@ -443,7 +377,8 @@ class Coordinator:
                 self._end_leases(now)
                 if self._unsure:
                     await self._look_after_streams()
-                await self._prepare_queues()
+                for queue in [one for one in self._roster.queues.values() if one.devices]:
+                    await self._streams.prepare_queue(queue)
             self._hand_out()
             if now >= alive_due:
                 alive_due = now + ALIVE_SECONDS
@@ -454,7 +389,7 @@ class Coordinator:
         """Take back what is not answered in time: after the whole lease, or as soon as it is due where some
         device has nothing else to do."""
         idle = all(search.cutter.exhausted for search in self._searches) and any(
-            queue.has_room(now) for queue in self._ready
+            queue.has_room(now) for queue in self._streams.ready
         )
         for search in self._searches:
             for piece in search.pieces.values():

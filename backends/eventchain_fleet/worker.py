@@ -32,10 +32,10 @@ from eventchain_fleet.connection import (
     this_host,
     worker_subject,
 )
-from eventchain_fleet.coordinator import ACK_SECONDS
 from eventchain_fleet.messages import MAX_CLASS, MAX_HEADERS, Alive, Done, Here, Over, Piece, Shut, tags_of
 from eventchain_fleet.pieces import Cutter
 from eventchain_fleet.roster import DEPTH, PIECE_SECONDS
+from eventchain_fleet.streams import ACK_SECONDS
 
 SANE_SECONDS = 30.0
 """A piece that would take longer is refused."""
