@@ -111,7 +111,7 @@ class Rogue:
         self.pieces = 0
         self.shut: list[bytes] = []
         self._url, self._answer, self._class = url, answer, size_class
-        self._name, self._group = name, group
+        self._name, self.group = name, group
         self._stop = threading.Event()
         self._here = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -124,13 +124,13 @@ class Rogue:
         async def on_shut(message: Any) -> None:
             self.shut.append(message.data)
 
-        await connection.subscribe(worker_subject("shut", self._group, self._name), cb=on_shut)
+        await connection.subscribe(worker_subject("shut", self.group, self._name), cb=on_shut)
         pull = await connection.jetstream().pull_subscribe_bind(
-            consumer_of(self._class), stream_of(self._group)
+            consumer_of(self._class), stream_of(self.group)
         )
         here = Here(0, self._class, 2.0**self._class, 0, 0, "a rogue").encode()
         while not self._stop.is_set():
-            await connection.publish(worker_subject("here", self._group, self._name), here)
+            await connection.publish(worker_subject("here", self.group, self._name), here)
             await connection.flush()
             self._here.set()
             try:
@@ -142,7 +142,7 @@ class Rogue:
             await message.ack()
             answer = self._answer(Piece.decode(message.data))
             if answer is not None:
-                await connection.publish(worker_subject("done", self._group, self._name), answer)
+                await connection.publish(worker_subject("done", self.group, self._name), answer)
         await connection.close()
 
     def close(self) -> None:

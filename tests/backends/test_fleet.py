@@ -94,7 +94,7 @@ def test_easy_and_hard_headers_are_mined_by_two_workers(fleet: Fleet):
     before = [worker.said[-1]["pieces"] for worker in fleet.workers]
     mine(backend, 3000, 10)
     mine(backend, 4, 22)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not all(w.said[-1]["pieces"] > b for w, b in zip(fleet.workers, before, strict=True)):
         mine(backend, 1, 21)
         assert time.monotonic() < deadline
@@ -193,13 +193,17 @@ def test_rogues_among_the_workers_stop_nothing(fleet: Fleet, answer, caplog):
         with caplog.at_level(logging.WARNING, "eventchain"), Engine(backend.devices) as engine:
             submit(engine, 300, 12)
             collect(engine, 300)
+            deadline = time.monotonic() + 120
+            while not any(rogue.shut if answer is lie else rogue.pieces for rogue in rogues):
+                submit(engine, 100, 12)
+                collect(engine, 100)
+                assert time.monotonic() < deadline
             assert not engine.benched
-        assert any(rogue.pieces for rogue in rogues)
         if answer is lie:
-            guilty = [rogue for rogue in rogues if rogue.pieces]
-            assert all(Shut.decode(rogue.shut[0]).reason.startswith("counter") for rogue in guilty)
-            assert "is shut out: counter" in caplog.text
-            assert "rogue." in caplog.text
+            (reason, *_) = (Shut.decode(rogue.shut[0]).reason for rogue in rogues if rogue.shut)
+            assert reason.startswith("counter")
+            assert f"({rogues[0].group}) is shut out: counter" in caplog.text
+            assert "worker rogue." in caplog.text
     finally:
         for rogue in rogues:
             rogue.close()
@@ -272,7 +276,7 @@ def test_a_worker_refuses_what_is_no_piece(tmp_path):
 
         asyncio.run(publish())
         mine(backend, 100, 12)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while fleet.workers[0].said[-1]["errors"] != 4:
             time.sleep(0.1)
             assert time.monotonic() < deadline
@@ -394,7 +398,11 @@ def test_a_worker_can_be_stopped_at_any_moment(tmp_path):
         (["--nats", "nats://x:4222", "--backend", "fleet"], "a backend of its own host"),
     ],
 )
-def test_a_worker_that_cannot_start_says_why(tmp_path, options, said):
+def test_a_worker_that_cannot_start_says_why(monkeypatch, options, said):
+    logger = logging.getLogger("eventchain")  # which a worker sets up: as it was, afterwards
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", logger.propagate)
+    monkeypatch.setattr(logger, "level", logger.level)
     done = CliRunner().invoke(cli, ["worker", "--backend", "reference", *options])
     assert done.exit_code == 2
     assert said in done.stderr
@@ -417,7 +425,7 @@ def nkey(file: Path) -> str:
     return str(nkeys.from_seed(bytearray(seed)).public_key.decode())
 
 
-def test_the_documented_logins_are_enough_and_no_more(tmp_path, monkeypatch):
+def test_the_documented_logins_are_enough_and_no_more(tmp_path):
     configuration = documented("WORKER").replace("web7", this_host())
     for name in ("COORDINATOR", "WORKER", "WATCHER"):
         configuration = configuration.replace(name, nkey(tmp_path / name))
