@@ -36,7 +36,18 @@ from eventchain_fleet.connection import (
     worker_subject,
 )
 from eventchain_fleet.loop import LoopThread
-from eventchain_fleet.messages import MAX_HEADERS, MAX_TAGS, Alive, Done, Here, Over, Piece, Shut, tags_of
+from eventchain_fleet.messages import (
+    MAX_HEADERS,
+    MAX_SEARCHES,
+    MAX_TAGS,
+    Alive,
+    Done,
+    Here,
+    Over,
+    Piece,
+    Shut,
+    tags_of,
+)
 from eventchain_fleet.pieces import Cutter, Part
 from eventchain_fleet.roster import RECENT_SECONDS, Queue, Roster
 from eventchain_fleet.streams import Streams
@@ -326,8 +337,9 @@ class Coordinator:
                     other.cutter.abandon(same)
                     called_off |= self._call_off(other)
             if called_off:
+                concerned = tuple(one.id for one in self._searches)[:MAX_SEARCHES]
                 for at in range(0, len(tags), MAX_TAGS):
-                    over = Over((), tuple(tags[at : at + MAX_TAGS].tolist()))
+                    over = Over(concerned, tuple(tags[at : at + MAX_TAGS].tolist()))
                     await self._publish(OVER, over.encode())
         self._end_if_done(search)
 

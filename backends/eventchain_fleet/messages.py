@@ -161,7 +161,8 @@ class Alive:
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """Coordinator to all workers: these searches and these headers need nothing more.
+    """Coordinator to all workers: these headers need nothing more in these searches; without any header,
+    these searches are over.
 
     b"ECo1" | searches u32 | tags u32 | searches u64 each | tags u64 each (see ``tags_of``); at most
     MAX_SEARCHES and MAX_TAGS

@@ -49,7 +49,9 @@ RETRY_SECONDS = 0.5
 SILENT_SECONDS = 5.0
 """Pieces of a coordinator that was not heard of for so long are let go."""
 REMEMBERED = 4096
-"""Searches, headers and coordinators that a worker keeps in mind, of each."""
+"""Searches that are over and coordinators that a worker keeps in mind, of each."""
+MAX_REMEMBERED_TAGS = 65_536
+"""Headers of a search that it keeps in mind; of the last 64 searches. What it forgets is searched in vain."""
 logger = logging.getLogger("eventchain")
 
 
@@ -72,7 +74,7 @@ class Worker:
         self.connection: Any = None
         self.jetstream: Any = None
         self._over: OrderedDict[int, None] = OrderedDict()  # searches, oldest first
-        self._solved: OrderedDict[int, None] = OrderedDict()  # headers, by tag
+        self._solved: OrderedDict[int, set[int]] = OrderedDict()  # headers of a search, by tag
         self._heard: OrderedDict[int, float] = OrderedDict()  # coordinators, and when
         self._end: asyncio.Future[None]
 
@@ -146,9 +148,11 @@ class Worker:
         with suppress(FormatError):
             over = Over.decode(message.data)
             for search in over.searches:
-                _remember(self._over, search, None)
-            for tag in over.tags:
-                _remember(self._solved, tag, None)
+                if over.tags:
+                    tags = self._solved.get(search, set()).union(over.tags)
+                    _remember(self._solved, search, set() if len(tags) > MAX_REMEMBERED_TAGS else tags, 64)
+                else:
+                    _remember(self._over, search, None)
 
     async def _on_shut(self, message: Any) -> None:
         with suppress(FormatError):
@@ -169,11 +173,10 @@ class Worker:
         silent = heard is not None and heard < now - SILENT_SECONDS and self.connection.is_connected
         return silent or piece.search in self._over
 
-    def called_off(self, tags: Any) -> Any:
-        """Which headers, by their tags (n,), need no search any more: (n,) bool."""
-        if not self._solved:
-            return np.zeros(len(tags), np.bool_)
-        return np.isin(tags, np.fromiter(self._solved, np.uint64, len(self._solved)))
+    def called_off(self, search: int, tags: Any) -> Any:
+        """Which headers of a search, by their tags (n,), need nothing more: (n,) bool."""
+        solved = self._solved.get(search, set())
+        return np.isin(tags, np.fromiter(solved, np.uint64, len(solved)))
 
 
 class Unit:
@@ -277,7 +280,7 @@ class Unit:
         cutter, tags = Cutter(piece.work), tags_of(piece.work.headers)
         began, hashes = time.perf_counter(), 0
         while not self._worker.is_void(piece):
-            if (off := self._worker.called_off(tags)).any():
+            if (off := self._worker.called_off(piece.search, tags)).any():
                 cutter.abandon(np.flatnonzero(off))
             part = cutter.draw(self.rate / self._duty * SLICE_SECONDS, MAX_HEADERS)
             if part is None:
@@ -316,8 +319,8 @@ class Unit:
             self._worker.end(BackendError(f"no device is left to mine on: {self.device.name}: {reason}"))
 
 
-def _remember(known: OrderedDict[int, Any], key: int, value: Any) -> None:
+def _remember(known: OrderedDict[int, Any], key: int, value: Any, most: int = REMEMBERED) -> None:
     known[key] = value
     known.move_to_end(key)
-    while len(known) > REMEMBERED:
+    while len(known) > most:
         known.popitem(last=False)

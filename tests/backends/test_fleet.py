@@ -110,6 +110,16 @@ def test_a_header_that_is_found_ends_its_search(fleet: Fleet):
     backend.close()
 
 
+def test_what_was_called_off_can_be_searched_again(fleet: Fleet):
+    """A coordinator may die with a solution that nobody has: the next one asks for the same header."""
+    backend = fleet.open()
+    work = one_work(16, 2**44)
+    for _ in range(5):
+        for device in backend.devices:
+            assert check(work, device.search(work)).index.tolist() == [0]
+    backend.close()
+
+
 def test_an_interrupted_search_returns_at_once(fleet: Fleet):
     backend = fleet.open()
     device = backend.devices[0]
