@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from eventchain.chain.fit import require_fit
 from eventchain.chain.sealing import Sealer, Snapshots
 from eventchain.chainstores import open_chain_store
-from eventchain.config import DEFAULT_FILE, Config, Mining
+from eventchain.config import DEFAULT_FILE, Config, Fleet, Mining
 from eventchain.contracts.chain_store import ChainStore
 from eventchain.contracts.event_store import EventStore
 from eventchain.eventstores import open_event_store
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from eventchain.verify import Report
 
 
+FLEET = "fleet"
+"""The backend that has a table of its own in the configuration."""
+
+
 def _ignore(*what: str) -> None:
     pass
 
@@ -46,6 +50,7 @@ class Chain:
         mining: Mining | None = None,
         clock: Callable[[], float] = time.time,
         projections: Mapping[str, Spec] | None = None,
+        fleet: Fleet | None = None,
     ) -> None:
         self.events = events
         self.store = store
@@ -53,11 +58,12 @@ class Chain:
         self.mining = mining or Mining()
         self.projections = dict(projections or {})
         self._clock = clock
+        self._fleet = fleet
 
     def choose(self, backend: str | None = None, device: str | None = None) -> Choice:
         """The backend and devices to mine with, tested; the configuration's where an argument is None.
         Another backend than the configured one does not take the configured device."""
-        return choose_as_configured(self.mining, backend, device)
+        return choose_as_configured(self.mining, backend, device, self._fleet)
 
     @contextmanager
     def sealing(
@@ -256,12 +262,15 @@ class Chain:
         self.close()
 
 
-def choose_as_configured(mining: Mining, backend: str | None = None, device: str | None = None) -> Choice:
+def choose_as_configured(
+    mining: Mining, backend: str | None = None, device: str | None = None, fleet: Fleet | None = None
+) -> Choice:
     """See :meth:`Chain.choose`."""
     backend = backend or mining.backend
     if device is None and backend.casefold() == mining.backend.casefold():
         device = mining.device
-    return choose(backend, device)
+    settings = fleet.settings() if fleet and backend.casefold() == FLEET else None
+    return choose(backend, device, settings)
 
 
 def open_chain(config: Config | str | Path = DEFAULT_FILE) -> Chain:
@@ -275,4 +284,4 @@ def open_chain(config: Config | str | Path = DEFAULT_FILE) -> Chain:
         events.close()
         raise
     anchors = (config.anchor,) if config.anchor else ()
-    return Chain(events, store, anchors, config.mining, projections=config.projections)
+    return Chain(events, store, anchors, config.mining, projections=config.projections, fleet=config.fleet)

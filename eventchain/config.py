@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -61,6 +61,12 @@ block_seconds = 1.0
 # Where it serves /metrics and /healthz.
 # listen = "127.0.0.1:9464"
 
+[fleet]
+# With backend = "fleet" workers on other hosts mine: docs/fleet.md
+# nats = "nats://localhost:4222"
+# creds = "coordinator.creds"
+# fallback = "cpu"
+
 [announce]
 # Who is told what is sealed: docs/run.md
 # webhook = "https://example.com/sealed"
@@ -107,6 +113,26 @@ class Announce:
 
 
 @dataclass(frozen=True, slots=True)
+class Fleet:
+    """Mining on other hosts. nats: URL of a server, or several with commas; creds, nkey: a credentials file,
+    or one with an nkey's seed; tls_*: PEM files; groups: of workers that are given work, the usual one when
+    None; fallback: the backend that mines here while there is no worker, none when None."""
+
+    nats: str | None = None
+    creds: str | None = None
+    nkey: str | None = None
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    groups: tuple[str, ...] | None = None
+    fallback: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What is given, as the backend ``fleet`` takes it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """``store`` and ``chain`` are URLs; ``anchor`` is of the genesis; ``projections`` by name, those that get
     snapshots."""
@@ -117,6 +143,7 @@ class Config:
     mining: Mining = field(default_factory=Mining)
     run: Run = field(default_factory=Run)
     announce: Announce = field(default_factory=Announce)
+    fleet: Fleet = field(default_factory=Fleet)
     projections: Mapping[str, Spec] = field(default_factory=dict)
 
     @classmethod
@@ -149,6 +176,8 @@ class Config:
         reader.check_keys(run, _names(Run), "run")
         announce = reader.take(values, "announce", dict, {})
         reader.check_keys(announce, _names(Announce), "announce")
+        fleet = reader.take(values, "fleet", dict, {})
+        reader.check_keys(fleet, _names(Fleet), "fleet")
         folder = path.resolve().parent
         return cls(
             store=resolve(reader.take(values, "store", str), folder),
@@ -169,6 +198,16 @@ class Config:
                 nats=reader.take(announce, "nats", str, None),
                 nats_subject=reader.take(announce, "nats_subject", str, DEFAULT_SUBJECT),
                 postgresql=reader.take(announce, "postgresql", str, None),
+            ),
+            fleet=Fleet(
+                nats=reader.take(fleet, "nats", str, None),
+                creds=reader.file(fleet, "creds", folder),
+                nkey=reader.file(fleet, "nkey", folder),
+                tls_ca=reader.file(fleet, "tls_ca", folder),
+                tls_cert=reader.file(fleet, "tls_cert", folder),
+                tls_key=reader.file(fleet, "tls_key", folder),
+                groups=reader.names(fleet, "groups"),
+                fallback=reader.take(fleet, "fallback", str, None),
             ),
             projections=specs(reader, reader.take(values, "projection", dict, {})),
         )

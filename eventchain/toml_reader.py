@@ -62,6 +62,17 @@ class TomlReader:
             raise ConfigError(f"{self.at(key)}: {key!r} must be at most {most}, not {value}")
         return value
 
+    def file(self, values: Mapping[str, Any], key: str, folder: Path) -> str | None:
+        """A path, relative to the file's folder."""
+        value: str | None = self.take(values, key, str, None)
+        return None if value is None else str(folder / value)
+
+    def names(self, values: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
+        value: list[Any] | None = self.take(values, key, list, None)
+        if value is not None and not (value and all(isinstance(one, str) for one in value)):
+            raise ConfigError(f"{self.at(key)}: {key!r} must be a list of strings, not {value!r}")
+        return None if value is None else tuple(value)
+
     def seconds(self, values: Mapping[str, Any], key: str, default: float) -> float:
         value = values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:

@@ -6,21 +6,23 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.request import urlopen
 
 
 class NatsServer:
-    """A nats-server with JetStream on a free port."""
+    """A nats-server with JetStream on a free port. ``options``: more of its command line; not ``healthy``: do
+    not wait until it is, as in a cluster it is not without the others."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *options: str, healthy: bool = True) -> None:
+        self._folder, self._options = folder, options
         self._ports = folder / "ports"
         self._ports.mkdir(exist_ok=True)
         self._log = folder / "nats.log"
-        self.start()
+        self.start(healthy=healthy)
 
-    def start(self, port: int = -1) -> None:
+    def start(self, port: int = -1, *, healthy: bool = True) -> None:
         program = Path(sys.executable).parent / "nats-server"
         for old in self._ports.iterdir():
             old.unlink()
@@ -35,6 +37,7 @@ class NatsServer:
             "-js",
             "-sd",
             self._folder / "jetstream",
+            *self._options,
         ]
         self._process = subprocess.Popen(
             [*command, "--ports_file_dir", self._ports, "-l", self._log], stdout=subprocess.DEVNULL
@@ -45,9 +48,19 @@ class NatsServer:
             if found and found[0].read_text().strip():
                 urls = json.loads(found[0].read_text())
                 self.url, self.port = urls["nats"][0], int(urls["nats"][0].rpartition(":")[2])
-                with urlopen(urls["monitoring"][0] + "/healthz"):
-                    return
+                self._health = urls["monitoring"][0] + "/healthz"
+                if healthy:
+                    self.wait_until_healthy()
+                return
             time.sleep(0.02)
+        raise AssertionError(self._log.read_text())
+
+    def wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with suppress(OSError), urlopen(self._health):
+                return
+            time.sleep(0.05)
         raise AssertionError(self._log.read_text())
 
     def kill(self) -> None:

@@ -35,6 +35,8 @@ COMMANDS = {
     "snapshot": "snapshot:group",
     "backends": "backends:command",
     "bench": "bench:command",
+    "worker": "worker:command",
+    "fleet": "fleet:command",
     "demo": "demo:command",
 }
 """Where each command is: module and name."""

@@ -1,8 +1,9 @@
 """The contract of a mining backend: the one replaceable part that searches nonces.
 
-A backend is found through the entry-point group ``eventchain.backends``; the entry point is a callable
-without arguments that returns a :class:`Backend` or raises :class:`~eventchain.errors.BackendError` with
-the reason why it cannot be used here. It is imported only when it is chosen.
+A backend is found through the entry-point group ``eventchain.backends``; the entry point is a callable that
+returns a :class:`Backend` or raises :class:`~eventchain.errors.BackendError` with the reason why it cannot be
+used here. It is called without arguments, or with the settings that the configuration has for it, as keyword
+arguments. It is imported only when it is chosen.
 
 A device only searches. Rolling the extranonce, progress, cancelling, splitting work over devices,
 re-checking solutions and benching a device that returns wrong ones is the engine's, once for all.
@@ -66,7 +67,11 @@ class Solutions:
 class Device(Protocol):
     """One device. ``search`` is pure and re-entrant: no I/O, no knowledge of chains, and it may be called
     from several threads. It may take long to prepare on its first call. It raises
-    :class:`~eventchain.errors.BackendError` when the device fails."""
+    :class:`~eventchain.errors.BackendError` when the device fails.
+
+    A device that is far away may have two attributes more. ``slice_seconds``: how long a search had better
+    take, where the engine's quarter of a second is too short. ``interrupt()``: searches in flight are to
+    return what they have, since the engine closes."""
 
     @property
     def name(self) -> str:

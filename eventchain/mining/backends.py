@@ -7,9 +7,10 @@ for. Whatever goes wrong with one becomes a BackendError that names it and says 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 import numpy as np
 
@@ -67,9 +68,10 @@ def available() -> list[str]:
     return sorted({entry.name for entry in entry_points(group=GROUP)}, key=lambda name: (name == LAST, name))
 
 
-def open_backend(name: str) -> Backend:
-    """Import and open a backend, its name in any case. Raises ConfigError when there is none of this name,
-    BackendError with the reason when it cannot be used here."""
+def open_backend(name: str, settings: Mapping[str, Any] | None = None) -> Backend:
+    """Import and open a backend, its name in any case, with the configuration's settings for it. Raises
+    ConfigError when there is none of this name or a setting is wrong, BackendError with the reason when it
+    cannot be used here."""
     name = _registered(name)
     entries = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
     if not entries:
@@ -80,9 +82,9 @@ def open_backend(name: str) -> Backend:
         )
     (entry,) = entries.values()
     try:
-        backend: Backend = entry.load()()
+        backend: Backend = entry.load()(**settings or {})
         names = [device.name for device in backend.devices]
-    except BackendError:
+    except (BackendError, ConfigError):
         raise
     except ImportError as error:
         raise BackendError(f"backend {name!r} cannot be imported: {error}", hint=_extra(entry)) from error
@@ -136,10 +138,11 @@ def _said(error: Exception) -> str:
 # -- choosing -----------------------------------------------------------------------------------------
 
 
-def choose(name: str = AUTO, device: str | None = None) -> Choice:
+def choose(name: str = AUTO, device: str | None = None, settings: Mapping[str, Any] | None = None) -> Choice:
     """The backend of this name, or for ``auto`` the one that measures fastest, with its devices tested.
 
     device: indices (``0`` or ``0,2``) or a part of a device's name, in any case; None takes all.
+    settings: the configuration's, for the backend of this name; ``auto`` asks no backend that needs some.
     A device that fails its self-test is left out, and says why in ``reasons``, as long as another passes.
 
     Raises ConfigError when there is no such backend or no device matches, BackendError with every reason
@@ -147,7 +150,7 @@ def choose(name: str = AUTO, device: str | None = None) -> Choice:
     """
     if name.casefold() != AUTO:
         name = _registered(name)
-        return _tested(name, select(open_backend(name).devices, device))
+        return _tested(name, select(open_backend(name, settings).devices, device))
     best: Choice | None = None
     fastest = 0.0
     reasons: dict[str, str] = {}

@@ -33,7 +33,7 @@ class Engine:
 
     clock: unix seconds, for the headers' time
     timer: seconds, to measure devices by
-    slice_seconds: how long a device works between two looks at what there is to do
+    slice_seconds: how long a device works between two looks at what there is to do, unless it says itself
     duty: which share of the time a device works, above 0 and at most 1; it rests after every slice
     rolls: how many of a header's version values are tried with each nonce (see ``Work``), unless it is easy
     on_benched: called with a device's name and the reason, by the thread that calls ``collect``
@@ -62,7 +62,8 @@ class Engine:
         self._clock = clock
         self._timer = timer
         self._on_benched = on_benched
-        self._schedule = Schedule(len(devices), slice_seconds=slice_seconds, rolls=rolls, space=space)
+        seconds = [getattr(device, "slice_seconds", slice_seconds) for device in devices]
+        self._schedule = Schedule(len(devices), slice_seconds=seconds, rolls=rolls, space=space)
         self._changed = Condition()  # guards everything below and the schedule
         self._mined: list[Mined] = []
         self._benched: list[tuple[str, str]] = []
@@ -169,6 +170,9 @@ class Engine:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        for device in self._devices:
+            if interrupt := getattr(device, "interrupt", None):
+                interrupt()
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))

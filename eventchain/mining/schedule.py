@@ -108,16 +108,25 @@ class Pace:
 
 
 class Schedule:
-    """``rolls``: versions tried with each nonce, where a header is hard enough (:data:`ROLLED_FROM`).
+    """``slice_seconds``: how long a slice should take, one number for all devices or one for each.
+    ``rolls``: versions tried with each nonce, where a header is hard enough (:data:`ROLLED_FROM`).
     ``space``: counters of a header after which its extranonce is rolled; all that there are by default.
     A slice may go past a smaller one."""
 
     def __init__(
-        self, devices: int, *, slice_seconds: float = 0.25, rolls: int = ROLLS, space: int | None = None
+        self,
+        devices: int,
+        *,
+        slice_seconds: float | Sequence[float] = 0.25,
+        rolls: int = ROLLS,
+        space: int | None = None,
     ) -> None:
         self._rolls = rolls
         self._space = space
-        self.paces: dict[int, Pace] = {device: Pace(slice_seconds) for device in range(devices)}
+        self.paces: dict[int, Pace] = {
+            device: Pace(seconds)
+            for device, seconds in enumerate(np.broadcast_to(slice_seconds, devices).tolist())
+        }
         self._table = np.zeros(0, _ROW)
         self._used = 0  # rows of the table that hold a header
         self._base = 0  # the id of row 0

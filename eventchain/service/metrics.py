@@ -1,19 +1,13 @@
-"""``/metrics`` for Prometheus and ``/healthz``, over HTTP in a thread of their own."""
+"""What the service shows of itself: its metrics and its health."""
 
 from __future__ import annotations
 
-import json
-import socket
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from eventchain.errors import ConfigError
+from eventchain.service.pages import served_pages
 from eventchain.service.state import ROLES, State
-
-DEFAULT_HOST = "127.0.0.1"
 
 
 class _Collected:
@@ -75,67 +69,14 @@ class _Collected:
         yield roles
 
 
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+def served(state: State, listen: str) -> AbstractContextManager[int]:
+    """See :func:`served_pages`."""
 
-
-@contextmanager
-def served(state: State, listen: str) -> Iterator[int]:
-    """Serve both pages at ``listen`` (``host:port``, ``[::1]:port`` or ``port``; port 0 takes a free one);
-    yields the port.
-
-    Raises ConfigError where the library is missing or the address cannot be taken.
-    """
-    host, port = _address(listen)
-    try:
-        from prometheus_client import CollectorRegistry, make_wsgi_app
-        from prometheus_client.exposition import ThreadingWSGIServer
-    except ImportError as error:
-        raise ConfigError(
-            f"metrics need a library: {error}", hint="pip install prometheus-client, or leave out --listen"
-        ) from None
-    registry = CollectorRegistry()
-    registry.register(_Collected(state))
-    metrics = make_wsgi_app(registry)
-
-    def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        path = environ.get("PATH_INFO", "")
-        if path == "/metrics":
-            page: Iterable[bytes] = metrics(environ, start)
-            return page
-        if path != "/healthz":
-            start("404 Not Found", [("Content-Type", "text/plain")])
-            return [b"there are /healthz and /metrics\n"]
+    def health() -> tuple[bool, dict[str, Any]]:
         with state.lock:
-            well = state.healthy
-            values = {"healthy": well, "role": state.role, "trouble": state.trouble}
-            values |= {"watermark": state.watermark.as_dict() if state.watermark else None}
-        start("200 OK" if well else "503 Service Unavailable", [("Content-Type", "application/json")])
-        return [json.dumps(values).encode() + b"\n"]
+            values = {"healthy": state.healthy, "role": state.role, "trouble": state.trouble}
+            return state.healthy, values | {
+                "watermark": state.watermark.as_dict() if state.watermark else None
+            }
 
-    class Server(ThreadingWSGIServer):
-        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-
-    try:
-        server = make_server(host, port, application, Server, _Quiet)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {listen}: {error}", hint="choose another with --listen"
-        ) from None
-    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
-    thread.start()
-    try:
-        yield int(server.server_port)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def _address(listen: str) -> tuple[str, int]:
-    host, _, port = listen.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not port.isdecimal() or int(port) > 65535 or (":" in host and not bracketed):
-        raise ConfigError(f"{listen!r} is not an address", hint="write it as 127.0.0.1:9464 or [::1]:9464")
-    return host.strip("[]") or DEFAULT_HOST, int(port)
+    return served_pages(_Collected(state), health, listen)

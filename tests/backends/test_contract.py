@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from eventchain_cpu import VARIANTS, CpuDevice
 from eventchain_kernels.native import search_variants
+from fleet_hosts import fleet_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vectors import BITCOIN
@@ -27,7 +28,7 @@ from eventchain.formats.header import (
 from eventchain.mining.backends import available, open_backend
 
 IMPOSSIBLE = 0x01010000  # target 1
-EVERYWHERE = {"reference", "cpu", "opencl"}  # work on every host with the extra `dev`
+EVERYWHERE = {"reference", "cpu", "opencl", "fleet"}  # work on every host with the extra `dev`
 NAMES = [*available(), *(f"cpu:{variant}" for variant in VARIANTS)]
 
 
@@ -44,11 +45,17 @@ def devices_of(name: str) -> Sequence[Device] | str:
 
 
 @pytest.fixture(params=NAMES, scope="module")
-def devices(request: pytest.FixtureRequest) -> Sequence[Device]:
+def devices(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Sequence[Device]]:
+    if request.param == "fleet":  # with a worker; all of its devices are one fleet
+        with fleet_in(tmp_path_factory.mktemp("fleet"), 1) as fleet:
+            yield fleet.open().devices[:1]
+        return
     found = devices_of(request.param)
     if isinstance(found, str):
         (pytest.fail if request.param in EVERYWHERE else pytest.skip)(f"{request.param}: {found}")
-    return found
+    yield found
 
 
 def work_of(headers: np.ndarray, start: Sequence[int] | int, count: int, rolls: int = 1) -> Work:

@@ -1,0 +1,442 @@
+"""What a fleet achieves of the sum of its workers' own rates, at a distance, and what a kill -9 costs.
+
+    python bench/fleet.py [--workers 8] [--rate 2M] [--difficulty 16] [--seconds 45] [--delays 0 50 200]
+                          [--only WORD]
+
+Each worker is a process with the `cpu` backend, held to --rate by resting, so that a few cores carry eight
+workers. Between workers and NATS stands a proxy that holds every byte back
+by the delay, in each direction: the round trip takes twice as long. NATS and the coordinator, a process too,
+are not delayed. Two loads: one header that is never solved, for --seconds, counted by the workers; and 10,000
+headers of --difficulty, counted as their expected work until the last is solved (luck is worth 1%). Starting
+up counts in both.
+
+The peer and limit is the sum of the workers' own rates: as many processes with the same throttled device,
+each searching for itself with an engine of its own, before and after each pair of loads.
+
+Then 10,000 headers again, with something killed by kill -9 once a third of the time is over and started anew:
+the time that it costs is that run's time less one without a kill. A killed worker or coordinator is replaced
+at once; NATS is away for a second and comes back empty. Then with three workers in ten that lie. Last, what a
+piece costs a coordinator in CPU time, with workers that answer at once: this bounds the size of a fleet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _results import ROOT, heading, write
+
+from eventchain.cli.common import Rate
+from eventchain.contracts.backend import Device, Solutions, Work
+from eventchain.formats.header import HEADER, VERSION, bits_for_difficulty, merkle_root, work_of
+from eventchain.mining.backends import Choice, open_backend
+from eventchain.mining.check import check
+from eventchain.mining.engine import Engine
+
+sys.path.append(str(ROOT / "tests"))  # its server, and its workers that do not play by the rules
+
+EASY = 10_000
+HARD = 200
+DOWN_SECONDS = 1.0
+
+
+class Throttled:
+    """A device of the `cpu` backend that rests after each search, so that it comes to ``rate`` on average. It
+    counts its hashes in a file of eight bytes, if it has one."""
+
+    def __init__(self, rate: float, counter: Path | None = None) -> None:
+        (self._device,) = open_backend("cpu").devices
+        self._rate, self._hashes = rate, 0
+        self._counter = counter and os.open(counter, os.O_CREAT | os.O_WRONLY)
+        self._free_at = 0.0
+        self.name = f"{self._device.name}, held to {rate / 1e6:g} MH/s"
+
+    def search(self, work: Work) -> Solutions:
+        began = max(time.perf_counter(), self._free_at)
+        solutions = self._device.search(work)
+        hashes = check(work, solutions).hashes
+        self._free_at = began + hashes / self._rate
+        time.sleep(max(0.0, self._free_at - time.perf_counter()))
+        self._hashes += hashes
+        if self._counter is not None:
+            os.pwrite(self._counter, self._hashes.to_bytes(8, "big"), 0)
+        return solutions
+
+
+def work_for(url: str, rate: float, counter: Path) -> None:
+    """A worker process."""
+    from eventchain_fleet.connection import Login
+    from eventchain_fleet.worker import Worker
+
+    Worker(Login(url), "workers", Choice("cpu", (Throttled(rate, counter),))).run()
+
+
+def proxy(port: int, target: int, delay: float) -> None:
+    """A process between the workers and NATS."""
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+
+        async def send() -> None:
+            while True:
+                due, data = await queue.get()
+                await asyncio.sleep(due - time.monotonic())
+                writer.write(data)
+                if not data:
+                    writer.close()
+                    return
+
+        sending = asyncio.create_task(send())
+        with suppress(OSError):
+            while data := await reader.read(2**16):
+                queue.put_nowait((time.monotonic() + delay, data))
+        queue.put_nowait((time.monotonic() + delay, b""))
+        await sending
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there = await asyncio.open_connection("127.0.0.1", target)
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(pipe(reader, there[1]), pipe(there[0], writer), return_exceptions=True)
+
+    async def serve() -> None:
+        server = await asyncio.start_server(accept, "127.0.0.1", port)
+        await server.serve_forever()
+
+    asyncio.run(serve())
+
+
+def headers_to_mine(count: int, difficulty: float) -> tuple[np.ndarray, list[bytes]]:
+    manifests = [b"a block of a benchmark, number %d\n" % number for number in range(count)]
+    headers = np.zeros(count, HEADER)
+    headers["version"], headers["bits"] = VERSION, bits_for_difficulty(difficulty)
+    for row, manifest in enumerate(manifests):
+        headers["merkle_root"][row] = np.frombuffer(merkle_root(manifest), np.uint8)
+    return headers, manifests
+
+
+def drive(devices: tuple[Device, ...], count: int, difficulty: float, solved: Path, seconds: float) -> None:
+    """Mine what is not noted as solved, and note it; for at most so many seconds."""
+    headers, manifests = headers_to_mine(count, difficulty)
+    done = np.frombuffer(solved.read_bytes() if solved.exists() else b"", np.int64)
+    keys = np.setdiff1d(np.arange(count), done)
+    with Engine(devices) as engine, solved.open("ab", buffering=0) as file:
+        engine.submit(
+            keys, headers[keys], [manifests[key] for key in keys.tolist()], np.full(len(keys), 1_700_000_000)
+        )
+        stop = time.monotonic() + seconds
+        while engine.outstanding and time.monotonic() < stop:
+            mined = engine.collect(min(0.1, max(0.0, stop - time.monotonic())))
+            file.write(mined.keys.tobytes())
+        file.write(engine.collect(0).keys.tobytes())
+
+
+def coordinate(url: str, count: int, difficulty: float, solved: Path, seconds: float) -> None:
+    """A coordinator process."""
+    drive(tuple(open_backend("fleet", {"nats": url}).devices), count, difficulty, solved, seconds)
+
+
+def search_alone(rate: float, counter: Path, seconds: float) -> None:
+    """A process that searches without a fleet."""
+    device = Throttled(rate, counter)
+    drive((device,), 1, HARD, counter.with_suffix(".solved"), seconds)
+
+
+class Bench:
+    """A NATS server, a proxy and workers, as processes."""
+
+    def __init__(self, folder: Path, workers: int, rate: float, delay: float) -> None:
+        from nats_server import NatsServer
+
+        self._context = get_context("spawn")
+        self.folder, self._rate = folder, rate
+        self.server = NatsServer(folder)
+        self._at = self.server.url
+        self._proxy: SpawnProcess | None = None
+        if delay:
+            port = self.server.port + 1 if self.server.port < 65535 else 20_000
+            self._proxy = self.start(proxy, port, self.server.port, delay)
+            self._at = f"nats://127.0.0.1:{port}"
+            time.sleep(2)
+        self.counters: list[Path] = []
+        self.workers: list[SpawnProcess] = []
+        for _ in range(workers):
+            self.hire()
+        deadline = time.monotonic() + 120
+        while not all(counter.exists() for counter in self.counters) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(5)
+
+    def start(self, target: Callable[..., None], *arguments: Any) -> SpawnProcess:
+        process = self._context.Process(target=target, args=arguments, daemon=True)
+        process.start()
+        return process
+
+    def hire(self) -> None:
+        self.counters.append(self.folder / f"hashes-{len(self.counters)}")
+        self.workers.append(self.start(work_for, self._at, self._rate, self.counters[-1]))
+
+    def hashes(self) -> int:
+        return total_of(self.counters)
+
+    def coordinator(self, count: int, difficulty: float, seconds: float = 1e6) -> SpawnProcess:
+        solved = self.folder / "solved"
+        return self.start(coordinate, self.server.url, count, difficulty, solved, seconds)
+
+    def forget(self) -> None:
+        (self.folder / "solved").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        for process in [*self.workers, *([self._proxy] if self._proxy else [])]:
+            process.kill()
+            process.join()
+        self.server.kill()
+
+
+def total_of(counters: list[Path]) -> int:
+    return sum(int.from_bytes(one.read_bytes(), "big") for one in counters if one.exists())
+
+
+@contextmanager
+def bench(workers: int, rate: float, delay: float = 0.0) -> Iterator[Bench]:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        one = Bench(Path(folder), workers, rate, delay)
+        try:
+            yield one
+        finally:
+            one.close()
+
+
+def hard_rate(one: Bench, seconds: float) -> float:
+    """Hashes a second that the workers tried, from when the first of them was given some."""
+    before = one.hashes()
+    process = one.coordinator(1, HARD, 1e6)
+    while one.hashes() == before:
+        time.sleep(0.01)
+    before, began = one.hashes(), time.monotonic()
+    time.sleep(seconds)
+    rate = (one.hashes() - before) / (time.monotonic() - began)
+    process.kill()
+    process.join()
+    time.sleep(7)  # the workers let go of what is left
+    return rate
+
+
+def easy_seconds(
+    one: Bench,
+    difficulty: float,
+    upset: Callable[[SpawnProcess], SpawnProcess] | None = None,
+    after: float = 0.0,
+) -> float:
+    """How long 10,000 headers take, from the first piece that is searched; ``upset`` does something to it all
+    ``after`` so many seconds, and returns the coordinator."""
+    one.forget()
+    before = one.hashes()
+    process = one.coordinator(EASY, difficulty)
+    while one.hashes() == before:
+        time.sleep(0.01)
+    began = time.monotonic()
+    if upset is not None:
+        time.sleep(after)
+        process = upset(process)
+    process.join()
+    return time.monotonic() - began
+
+
+def own_rates(one: Bench, workers: int, rate: float, seconds: float) -> float:
+    """The sum of what so many processes come to at the same time, each alone."""
+    counters = [one.folder / f"alone-{number}" for number in range(workers)]
+    processes = [one.start(search_alone, rate, counter, 1e6) for counter in counters]
+    while not all(counter.exists() and counter.stat().st_size for counter in counters):
+        time.sleep(0.1)
+    time.sleep(2)
+    before, began = total_of(counters), time.monotonic()
+    time.sleep(seconds)
+    total = (total_of(counters) - before) / (time.monotonic() - began)
+    for process in processes:
+        process.kill()
+        process.join()
+    for counter in counters:
+        counter.unlink()
+    return total
+
+
+def efficiencies(options: argparse.Namespace) -> dict[str, Any]:
+    work = EASY * work_of(bits_for_difficulty(options.difficulty))
+    found: dict[str, Any] = {}
+    for delay in options.delays:
+        with bench(options.workers, options.rate, delay / 1000) as one:
+            own = [own_rates(one, options.workers, options.rate, 15)]
+            hard = hard_rate(one, options.seconds)
+            easy = work / easy_seconds(one, options.difficulty)
+            own.append(own_rates(one, options.workers, options.rate, 15))
+        total = statistics.mean(own)
+        found[f"{delay} ms"] = {
+            "own_rates": own, "one_hard_header": hard, "easy_headers": easy,
+            "one_hard_header_of_own": hard / total, "easy_headers_of_own": easy / total,
+        }  # fmt: skip
+        print(
+            f"{delay:4} ms each way: own rates {total / 1e6:.2f} MH/s; one hard header {hard / 1e6:.2f}, "
+            f"{hard / total:.1%}; {EASY:,} easy headers {easy / 1e6:.2f}, {easy / total:.1%}",
+            flush=True,
+        )
+    return found
+
+
+def kills(options: argparse.Namespace) -> dict[str, float]:
+    def worker(one: Bench) -> Callable[[SpawnProcess], SpawnProcess]:
+        def upset(coordinator: SpawnProcess) -> SpawnProcess:
+            one.workers[0].kill()
+            one.hire()
+            return coordinator
+
+        return upset
+
+    def coordinator(one: Bench) -> Callable[[SpawnProcess], SpawnProcess]:
+        def upset(coordinator: SpawnProcess) -> SpawnProcess:
+            coordinator.kill()
+            coordinator.join()
+            return one.coordinator(EASY, options.difficulty)
+
+        return upset
+
+    def nats(one: Bench) -> Callable[[SpawnProcess], SpawnProcess]:
+        def upset(coordinator: SpawnProcess) -> SpawnProcess:
+            one.server.kill()
+            time.sleep(DOWN_SECONDS)
+            one.server.start(one.server.port)
+            return coordinator
+
+        return upset
+
+    expected = EASY * work_of(bits_for_difficulty(options.difficulty)) / options.workers / options.rate
+    with bench(options.workers, options.rate) as one:
+        undisturbed = [easy_seconds(one, options.difficulty)]
+        upset = {}
+        for name, what in (("a worker", worker), ("the coordinator", coordinator), ("NATS", nats)):
+            upset[name] = easy_seconds(one, options.difficulty, what(one), expected / 3)
+        undisturbed.append(easy_seconds(one, options.difficulty))
+    usual = statistics.mean(undisturbed)
+    lost = {name: seconds - usual for name, seconds in upset.items()}
+    print(f"undisturbed: {usual:.1f} s for {EASY:,} headers ({', '.join(f'{s:.1f}' for s in undisturbed)})")
+    for name, seconds in lost.items():
+        print(f"kill -9 of {name}: {seconds:+.1f} s", flush=True)
+    return {"undisturbed": usual, "undisturbed_runs": undisturbed} | {
+        f"lost by {n}": s for n, s in lost.items()
+    }
+
+
+def liars(options: argparse.Namespace) -> dict[str, float]:
+    """The rate that honest workers come to with three liars in ten."""
+    from fleet_hosts import Rogue, lie
+
+    honest, lying = 7, 3
+    total = honest * options.rate
+    size_class = round(np.log2(2 * options.rate))
+    with bench(honest, options.rate) as one:
+        rogues = [
+            Rogue(one.server.url, lie, size_class=size_class, name=f"liar.{number}")
+            for number in range(lying)
+        ]
+        seconds = easy_seconds(one, options.difficulty)
+        pieces = sum(rogue.pieces for rogue in rogues)
+        for rogue in rogues:
+            rogue.close()
+    share = EASY * work_of(bits_for_difficulty(options.difficulty)) / seconds / total
+    print(
+        f"{lying} of {honest + lying} lie: {share:6.1%} of the honest ones' rate; "
+        f"the liars took {pieces} pieces"
+    )
+    return {"share_of_the_honest": share, "pieces_taken_by_liars": pieces}
+
+
+def answer_at_once(url: str, counter: Path, number: int) -> None:
+    """A worker process that searches nothing, and counts."""
+    from fleet_hosts import Rogue, find_nothing
+
+    answered = 0
+    file = os.open(counter, os.O_CREAT | os.O_WRONLY)
+
+    def answer(piece: Any) -> bytes:
+        nonlocal answered
+        answered += 1
+        os.pwrite(file, answered.to_bytes(8, "big"), 0)
+        return find_nothing(piece)
+
+    Rogue(url, answer, name=f"quick.{number}")
+    time.sleep(1e6)
+
+
+def cost_of_a_piece(options: argparse.Namespace) -> dict[str, float]:
+    """CPU seconds of a coordinator for each piece: cut, published, acknowledged, answered, checked; with a
+    word from the worker for each, as in a fleet whose pieces take two seconds."""
+    seconds = 15.0
+    with bench(0, options.rate) as one:
+        counters = [one.folder / f"answered-{number}" for number in range(4)]
+        quick = [one.start(answer_at_once, one.server.url, file, n) for n, file in enumerate(counters)]
+        time.sleep(3)
+        backend = open_backend("fleet", {"nats": one.server.url})
+        header = np.zeros(1, HEADER)
+        header["bits"] = bits_for_difficulty(HARD)
+        device: Any = backend.devices[0]
+        searching = threading.Thread(
+            target=device.search, args=(Work(header, np.zeros(1, np.uint64), 2**47, 2**16),)
+        )
+        searching.start()
+        time.sleep(5)
+        before, cpu = total_of(counters), time.process_time()
+        time.sleep(seconds)
+        pieces, cpu = total_of(counters) - before, time.process_time() - cpu
+        device.interrupt()
+        searching.join()
+        for process in quick:
+            process.kill()
+            process.join()
+    print(
+        f"a piece costs the coordinator {1e3 * cpu / pieces:.2f} ms of CPU time "
+        f"({pieces / seconds:.0f} pieces/s)"
+    )
+    return {"cpu_seconds": cpu / pieces, "pieces_per_second": pieces / seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--rate", type=lambda text: Rate().convert(text, None, None), default=2e6)
+    parser.add_argument("--difficulty", type=float, default=16)
+    parser.add_argument("--seconds", type=float, default=45.0, help="on the hard header")
+    parser.add_argument("--delays", type=int, nargs="+", default=[0, 50, 200], metavar="MS")
+    parser.add_argument("--only", default="", metavar="WORD", help="efficiency, kills, liars or pieces")
+    options = parser.parse_args()
+    figures = heading("fleet") | {
+        "workers": options.workers, "rate_of_each": options.rate, "difficulty": options.difficulty,
+    }  # fmt: skip
+    if options.only in {"", "efficiency"}:
+        figures["efficiency"] = efficiencies(options)
+    if options.only in {"", "kills"}:
+        figures["kills"] = kills(options)
+    if options.only in {"", "liars"}:
+        figures["liars"] = liars(options)
+    if options.only in {"", "pieces"}:
+        figures["piece"] = cost_of_a_piece(options)
+    figures["machine"]["load_after"] = os.getloadavg()[0]
+    write(figures, options.only)
+
+
+if __name__ == "__main__":
+    main()
