@@ -91,14 +91,21 @@ def command(
         except KeyboardInterrupt:
             note("What is sealed is kept; the next `eventchain mine` goes on from here.")
             raise
-    _summary(sealer.progress, time.monotonic() - began, trunk.unsealed, link_only, as_json)
+    _summary(sealer.progress, time.monotonic() - began, trunk.unsealed, link_only, failed, as_json)
     if failed:
         for name, reason in failed.items():
             note(f"no more snapshots of {name}: {reason}")
         click.get_current_context().exit(FINDINGS)
 
 
-def _summary(progress: Progress, seconds: float, unsealed: int, link_only: bool, as_json: bool) -> None:
+def _summary(
+    progress: Progress,
+    seconds: float,
+    unsealed: int,
+    link_only: bool,
+    failed: dict[str, str],
+    as_json: bool,
+) -> None:
     events = progress.events_built if link_only else progress.events_sealed
     if as_json:
         keys = (
@@ -113,6 +120,7 @@ def _summary(progress: Progress, seconds: float, unsealed: int, link_only: bool,
                 "seconds": round(seconds, 3),
                 "events_per_second": round(events / seconds, 1),
                 "mhs": round(progress.hashes / seconds / 1e6, 3),
+                "failed": failed,
             }
         )
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,7 +200,7 @@ def verify(names: tuple[str, ...], config_file: Path, as_json: bool) -> None:
         checked = []
         for one in chain.check_snapshots([one.name for one in series], _replayed()):
             checked.append(one)
-            if not as_json and (one.fault or one.notice):
+            if not as_json and one.fault:
                 _print_checked(one)
     wrong = [one for one in checked if one.fault]
     skipped = [one for one in checked if one.notice]
@@ -212,6 +213,8 @@ def verify(names: tuple[str, ...], config_file: Path, as_json: bool) -> None:
             }
         )
     else:
+        for (name, notice), count in Counter((one.series.name, one.notice) for one in skipped).items():
+            note(f"{name}: {counted(count, 'snapshot')} not compared: {notice}")
         right = len(checked) - len(wrong) - len(skipped)
         more = f", {len(skipped)} not compared" if skipped else ""
         click.echo(f"{counted(right, 'snapshot')} right, {len(wrong)} wrong{more}")
@@ -374,11 +377,7 @@ def _cell(value: Any) -> str:
 
 
 def _print_checked(one: Checked) -> None:
-    where = f"{one.series.name} at block {one.height}"
-    if one.notice:
-        note(f"{where}: not compared: {one.notice}")
-        return
-    click.echo(f"{where}: {one.fault}")
+    click.echo(f"{one.series.name} at block {one.height}: {one.fault}")
     for change in one.changes[:SHOWN]:
         click.echo(f"  {_change_text(change)}")
     if len(one.changes) > SHOWN:

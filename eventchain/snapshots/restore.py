@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from eventchain.chain.feed import Feed
@@ -20,16 +21,24 @@ from eventchain.snapshots.series import Series, branch_of
 @dataclass(frozen=True, slots=True)
 class Restored:
     """A state. height: the sealed block of the projection's parent whose state it is; size: events of the
-    parent's log up to there; dump: the state's bytes; snapshot: where it began, None where at the first
-    event; replayed: events since; notice: why a newer snapshot was not used, or empty."""
+    parent's log up to there; snapshot: where it began, None where at the first event; replayed: events since;
+    notice: why a newer snapshot was not used, or empty."""
 
-    state: Any
-    dump: bytes
+    run: Run
     height: int
     size: int
     snapshot: Stored | None
     replayed: int
     notice: str
+
+    @property
+    def state(self) -> Any:
+        return self.run.state
+
+    @property
+    def dump(self) -> bytes:
+        """The state's bytes, made anew each time. Raises ProjectionError where the projection cannot."""
+        return self.run.dump()
 
 
 def restore(
@@ -56,8 +65,9 @@ def restore(
     first = run.size
     for _ in replay(Feed(store, events, branch), [run], size, (), progress):
         pass
-    dump = run.dump()
-    return Restored(run.state, dump, height, size, snapshot, size - first, notice)
+    if run.error is not None:
+        raise run.error
+    return Restored(run, height, size, snapshot, size - first, notice)
 
 
 def height_by(store: ChainStore, series: Series, time: float) -> int:
@@ -68,7 +78,7 @@ def height_by(store: ChainStore, series: Series, time: float) -> int:
     if height < view.first:
         raise ProjectionError(
             f"{branch.origin} had no sealed block yet at that time",
-            hint=f"its first one was built at {view.said(view.first).built} (unix seconds)",
+            hint=f"its first one was built at {datetime.fromtimestamp(view.said(view.first).built, UTC)}",
         )
     return height
 

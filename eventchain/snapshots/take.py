@@ -31,17 +31,25 @@ class Point(NamedTuple):
     height: int
 
 
-Due = Callable[[Series, ChainView, Point | None], Iterable[Point]]
+class Last(NamedTuple):
+    """A series' newest snapshot. fits: whether the projection is still the one that it is of, for which the
+    snapshot is read."""
+
+    point: Point
+    fits: Callable[[], bool]
+
+
+Due = Callable[[Series, ChainView, Last | None], Iterable[Point]]
 """The points at which snapshots of a series are due after its last one."""
 
 
-def by_policy(series: Series, view: ChainView, last: Point | None) -> Iterator[Point]:
+def by_policy(series: Series, view: ChainView, last: Last | None) -> Iterator[Point]:
     """As the configuration's ``every`` says: the first block with so many events more than the last snapshot
     covers, or the first with any more that was built so much later than the last one's block."""
     every, sealed = series.spec.every, view.size(view.sealed_height)
     if every is None:
         return
-    size, height = last or (0, view.first)
+    size, height = last.point if last else (0, view.first)
     while size < sealed:
         if every.events is not None:
             leaf = size + every.events - 1
@@ -57,10 +65,15 @@ def by_policy(series: Series, view: ChainView, last: Point | None) -> Iterator[P
         yield Point(size, height)
 
 
-def at_the_head(series: Series, view: ChainView, last: Point | None) -> Iterator[Point]:
-    """The newest sealed block, where it has more events than the last snapshot covers."""
+def at_the_head(series: Series, view: ChainView, last: Last | None) -> Iterator[Point]:
+    """The newest sealed block, where it has more events than the last snapshot covers or that one is of no
+    use any more."""
     head = Point(view.size(view.sealed_height), view.sealed_height)
-    if head.size > (last.size if last else 0):
+    if last is None:
+        news = head.size > 0
+    else:
+        news = head.size > last.point.size or (head.height > last.point.height and not last.fits())
+    if news:
         yield head
 
 
@@ -84,7 +97,7 @@ class Taker:
         self._store, self._events, self._due = store, events, due
         self._dropped, self._notice = dropped, notice
         self._runs: dict[str, Run] = {}
-        self._last: dict[str, Point | None] = {}
+        self._last: dict[str, Last | None] = {}
         self._groups: dict[str, list[Series]] = defaultdict(list)
         for one in series:
             self._groups[one.parent].append(one)
@@ -108,21 +121,22 @@ class Taker:
         points: dict[Point, list[Series]] = defaultdict(list)
         for series in list(group):
             try:
-                last = self._last_point(series, view)
-                for point in self._due(series, view, last):
+                for point in self._due(series, view, self._last_one(series, view)):
                     points[point].append(series)
             except ProjectionError as error:
                 self._drop(group, series, error)
         if not points:
             return
-        for series in list(group):
+        wanted = {series.origin: series for due_here in points.values() for series in due_here}
+        for series in wanted.values():
             try:
                 self._begin(series)
             except ProjectionError as error:
                 self._drop(group, series, error)
         due = sorted(points)
         feed = Feed(self._store, self._events, parent)
-        runs = [self._runs[series.origin] for series in group]
+        # Those that are not due and have begun come along, since the events are read anyway.
+        runs = [self._runs[series.origin] for series in group if series.origin in self._runs]
         for size in replay(feed, runs, due[-1].size, [point.size for point in due], progress):
             while due and due[0].size <= size:
                 for series in points[due[0]]:
@@ -130,8 +144,9 @@ class Taker:
                         yield made
                 due.pop(0)
         for series in list(group):
-            if (failed := self._runs[series.origin].error) is not None:
-                self._drop(group, series, failed)
+            run = self._runs.get(series.origin)
+            if run is not None and run.error is not None:
+                self._drop(group, series, run.error)
 
     def _made(self, group: list[Series], series: Series, parent: Branch, point: Point) -> Snapshot | None:
         try:
@@ -139,16 +154,16 @@ class Taker:
         except ProjectionError as error:
             self._drop(group, series, error)
             return None
-        self._last[series.origin] = point
+        self._last[series.origin] = Last(point, lambda: True)
         return Snapshot(series.origin, parent.origin, point.height, state, series.about(point.size))
 
-    def _last_point(self, series: Series, view: ChainView) -> Point | None:
-        """The block that the newest snapshot is of, whether that is sealed or not."""
+    def _last_one(self, series: Series, view: ChainView) -> Last | None:
+        """The newest snapshot, whether it is sealed or not."""
         if series.origin not in self._last:
             self._last[series.origin] = self._read_last(series, view)
         return self._last[series.origin]
 
-    def _read_last(self, series: Series, view: ChainView) -> Point | None:
+    def _read_last(self, series: Series, view: ChainView) -> Last | None:
         branch = branch_of(self._store, series.origin)
         if branch is None:
             return None
@@ -163,7 +178,12 @@ class Taker:
         if not taken.view.log_size:
             return None
         height = taken.pinned(taken.view.log_size - 1).height
-        return Point(view.size(height), height)
+
+        def fits() -> bool:
+            newest = taken.newest()
+            return newest is None or not series.misfit(taken.read(newest).about)
+
+        return Last(Point(view.size(height), height), fits)
 
     def _begin(self, series: Series) -> None:
         if series.origin not in self._runs:

@@ -25,7 +25,7 @@ from eventchain.projections.fold import Fold
 from eventchain.projections.spec import Every, Spec
 from eventchain.snapshots.beside import Beside
 from eventchain.snapshots.series import all_series
-from eventchain.snapshots.take import Point, Taker, at_the_head, by_policy
+from eventchain.snapshots.take import Last, Point, Taker, at_the_head, by_policy
 
 COUNT = Spec("types", "count", {"by": "type"}, every=Every(events=20))
 SUM = Spec("amounts", "sum", {"path": "data.amount"}, every=Every(events=50))
@@ -158,6 +158,11 @@ def test_one_is_taken_at_the_head_and_none_twice(tmp_path):
     assert taking.pins("types") == [3]
     taking.files.check()
     assert take() == 0
+    taking.specs["types"] = Spec("types", "count", {"by": "stream"})  # of no use any more
+    assert take() == 1
+    assert taking.pins("types") == [3, 4]
+    assert take() == 0
+    taking.files.check()
     assert not taking.dropped
 
 
@@ -182,6 +187,14 @@ def test_a_failing_projection_stops_alone(tmp_path, monkeypatch):
     taking.files.check()
     monkeypatch.setattr(Fragile, "at", 10**9)
     assert taking.seal(100, 20) == 1 + 4  # what was due is made up for
+
+
+def test_one_that_is_not_due_is_not_begun(tmp_path, monkeypatch):
+    rare = Spec("all", f"{HERE}:Fragile", every=Every(events=1000))
+    taking = Taking(tmp_path, COUNT, rare)
+    monkeypatch.setattr(Fragile, "at", 1)  # it would fail at once
+    assert taking.seal(0, 40) == 2
+    assert not taking.dropped
 
 
 def test_changed_code_is_noticed_and_everything_replayed(tmp_path, monkeypatch):
@@ -253,7 +266,7 @@ def test_no_time_without_events_makes_one_due():
     )  # fmt: skip
     series = SimpleNamespace(spec=SimpleNamespace(every=Every(seconds=150)))
     assert list(by_policy(series, view, None)) == [Point(2, 2), Point(4, 4), Point(5, 6)]
-    assert list(by_policy(series, view, Point(5, 6))) == []
+    assert list(by_policy(series, view, Last(Point(5, 6), lambda: True))) == []
 
 
 def test_lag_holds_snapshots_back_and_loses_none(tmp_path):
