@@ -202,7 +202,7 @@ class Chain:
 
         series = series_named(self.store, self.projections, name)
         if isinstance(at, datetime):
-            at = height_by(self.store, series, at.timestamp())
+            at = height_by(self.store, self.events, series, at.timestamp())
         return restore(self.store, self.events, series, at, progress)
 
     def snapshots(self, name: str) -> list[Pin]:

@@ -11,11 +11,12 @@ from eventchain.formats.manifest import Manifest
 
 class SealedPrefix:
     """How far a branch is sealed, the trunk where none is given: ``height`` of its newest sealed block (where
-    none is: of the block below its first, −1 for the trunk), ``size`` of the log and highest ``position``
+    none is: of the block below its ``first``, −1 for the trunk), ``size`` of the log and highest ``position``
     there. :meth:`advance` moves it on; it only reads what is new."""
 
     def __init__(self, store: ChainStore, branch: Branch | None = None) -> None:
         self.branch = branch or trunk_of(store)
+        self.first = 0
         self.height, self.size = -1, 0
         self.position: int | None = None
         self._store = store
@@ -47,8 +48,8 @@ class SealedPrefix:
         if not len(newest):
             return False
         self._begun = True
-        first = said_of(self._store.blocks(self.branch.id, 0, 1).manifests[0])
-        self.height = first.height - 1
+        self.first = said_of(self._store.blocks(self.branch.id, 0, 1).manifests[0]).height
+        self.height = self.first - 1
         sealed = said_of(newest.manifests[0]).sealed
         if sealed is not None and sealed.height > self.height:  # else it is the parent's, at the fork
             rows = self._store.blocks(self.branch.id, sealed.height, 1)

@@ -22,6 +22,9 @@ from eventchain.formats.header import ZERO, seal_of
 from eventchain.formats.log import inclusion_proof
 from eventchain.formats.manifest import Manifest
 
+KEPT = 1024
+"""Manifests that a view keeps, as they never change: those that a search by halves comes back to."""
+
 
 class Event(NamedTuple):
     """One event. Text as its bytes: an edited store may hold what is no UTF-8."""
@@ -75,22 +78,26 @@ class Proof:
 
 class ChainView:
     """A branch of a chain store, the trunk where none is given, as it was when the view was opened. ``first``
-    and ``height`` are of its oldest and its newest block.
+    and ``height`` are of its oldest and its newest block. ``prefix``: how far it is sealed, where that has
+    just been read.
 
     Raises StoreError where there is no chain, or one that cannot be gone on from.
     """
 
-    def __init__(self, store: ChainStore, branch: Branch | None = None) -> None:
+    def __init__(
+        self, store: ChainStore, branch: Branch | None = None, prefix: SealedPrefix | None = None
+    ) -> None:
         self._store = store
-        prefix = SealedPrefix(store, branch)
+        prefix = prefix or SealedPrefix(store, branch)
         self.sealed_height, self.branch = prefix.height, prefix.branch
         newest = store.last_block(self.branch.id)
         if not len(newest):
             raise damaged(f"the branch {self.branch.origin} has no block")
         said = said_of(newest.manifests[0])
-        self.first = said_of(store.blocks(self.branch.id, 0, 1).manifests[0]).height
+        self.first = prefix.first
         self.height, self.log_size, self.position = said.height, said.size, said.position
         self.log = LogReader(store, self.branch.id)
+        self._said = {self.height: said}
 
     @cached_property
     def tips(self) -> dict[str, Tip]:
@@ -133,7 +140,11 @@ class ChainView:
 
     def said(self, height: int) -> Manifest:
         """What the block at this height says."""
-        return said_of(self._row(height).manifests[0])
+        if height not in self._said:
+            if len(self._said) >= KEPT:
+                self._said.clear()
+            self._said[height] = said_of(self._row(height).manifests[0])
+        return self._said[height]
 
     def size(self, height: int) -> int:
         """Leaves in the log up to and with the block at ``height``; 0 below the first."""

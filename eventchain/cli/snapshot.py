@@ -324,7 +324,7 @@ def _facts(chain: Chain, series: Series, at: Any) -> dict[str, Any]:
     from eventchain.snapshots.series import branch_of
 
     if isinstance(at, datetime):
-        at = height_by(chain.store, series, at.timestamp())
+        at = height_by(chain.store, chain.events, series, at.timestamp())
     branch = branch_of(chain.store, series.origin)
     taken = SnapshotBranch(chain.store, chain.events, branch) if branch else None
     index = taken.newest(at) if taken else None

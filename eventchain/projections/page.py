@@ -197,7 +197,7 @@ class Groups:
         self.cells.put(rows, codes[found.indices.to_numpy()])
         new = list(self._codes)[len(self.values) :]
         self.values.extend(new)
-        self.names.extend(map(_name, new))
+        self.names.extend(_names(new))
 
 
 class _NumberCells(_Cells):
@@ -222,6 +222,14 @@ class _NumberCells(_Cells):
         self.present[filled] = True
         self.put(rows, 0)
         self.put(filled, new.units)
+
+
+def _names(values: list[bytes]) -> list[str | None]:
+    """Most often all are strings without escapes: then the JSON text is their own."""
+    joined = b"".join(values)
+    if b"\\" not in joined and joined.count(b'"') == 2 * len(values) and all(v[:1] == b'"' for v in values):
+        return [value[1:-1].decode() for value in values]
+    return list(map(_name, values))
 
 
 def _name(value: bytes) -> str | None:

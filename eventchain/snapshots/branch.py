@@ -50,7 +50,7 @@ class SnapshotBranch:
 
     def __init__(self, store: ChainStore, events: EventStore, branch: Branch) -> None:
         self._store, self._feed = store, Feed(store, events, branch)
-        self.view = ChainView(store, branch)
+        self.view = ChainView(store, branch, self._feed.prefix)
 
     def __len__(self) -> int:
         """How many are sealed."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from eventchain.chain.feed import Feed
 from eventchain.chain.view import ChainView
-from eventchain.contracts.chain_store import Branch, ChainStore
+from eventchain.contracts.chain_store import ChainStore
 from eventchain.contracts.event_store import EventStore
 from eventchain.errors import EventChainError, ProjectionError
 from eventchain.projections.fold import Run
@@ -53,44 +53,46 @@ def restore(
     Raises ProjectionError where there is no such block or the projection fails, StoreError at an event or a
     snapshot that is missing or was altered.
     """
-    branch, view = _parent(store, series)
+    feed, view = _parent(store, events, series)
     height = view.sealed_height if at is None else at
     if not view.first <= height <= view.sealed_height:
         raise ProjectionError(
-            f"block {height} of {branch.origin} is not sealed, so it has no state",
+            f"block {height} of {feed.branch.origin} is not sealed, so it has no state",
             hint=f"its sealed blocks are {view.first} to {view.sealed_height}",
         )
     size = view.size(height)
     run, snapshot, notice = begun(store, events, series, height)
     first = run.size
-    for _ in replay(Feed(store, events, branch), [run], size, (), progress):
+    for _ in replay(feed, [run], size, (), progress):
         pass
     if run.error is not None:
         raise run.error
     return Restored(run, height, size, snapshot, size - first, notice)
 
 
-def height_by(store: ChainStore, series: Series, time: float) -> int:
+def height_by(store: ChainStore, events: EventStore, series: Series, time: float) -> int:
     """The newest sealed block of the projection's parent that was built at a time (unix seconds) or before
     it. Raises ProjectionError where all were built later."""
-    branch, view = _parent(store, series)
+    feed, view = _parent(store, events, series)
     height = min(view.built_by(time), view.sealed_height)
     if height < view.first:
         raise ProjectionError(
-            f"{branch.origin} had no sealed block yet at that time",
+            f"{feed.branch.origin} had no sealed block yet at that time",
             hint=f"its first one was built at {datetime.fromtimestamp(view.said(view.first).built, UTC)}",
         )
     return height
 
 
-def _parent(store: ChainStore, series: Series) -> tuple[Branch, ChainView]:
+def _parent(store: ChainStore, events: EventStore, series: Series) -> tuple[Feed, ChainView]:
+    """The events that the projection sees, and the blocks that they are in."""
     branch = branch_of(store, series.parent)
     if branch is None:
         raise ProjectionError(
             f"there are no snapshots of {series.spec.of} that {series.name} could be a projection of",
             hint=f"`eventchain snapshot take {series.spec.of}` takes one",
         )
-    return branch, ChainView(store, branch)
+    feed = Feed(store, events, branch)
+    return feed, ChainView(store, branch, feed.prefix)
 
 
 def begun(

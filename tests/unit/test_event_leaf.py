@@ -107,6 +107,22 @@ def test_leaves_are_what_the_format_says_also_in_a_slice(pairs, data):
     assert listed(entry_leaves(batch, salted)) == [plain.leaf(event, salt) for event, salt in here]
 
 
+@pytest.mark.parametrize("sizes", [(4096, 5000), (70_000, None, 0), (None, None), (9000, 10)])
+def test_long_payloads_are_hashed_alike(sizes):
+    """On average they are longer than what is hashed alone, or not."""
+    events = [
+        Event(
+            n, "s", n, f"i{n}", "t", n, None if size is None else bytes([n]) * size, b"m" * n if n else None
+        )
+        for n, size in enumerate(sizes)
+    ]
+    salts = new_salts(len(events))
+    pairs = [(event, salt.tobytes()) for event, salt in zip(events, salts, strict=True)]
+    assert listed(leaf_hashes(batch_of(events), salts)) == [plain.leaf(*pair) for pair in pairs]
+    several = batch_of(events)
+    assert (entry_leaves(several, commitments(several, salts)) == leaf_hashes(several, salts)).all()
+
+
 @given(EVENTS, st.binary(min_size=16, max_size=16), st.data())
 def test_every_change_of_an_event_changes_its_leaf(event, salt, data):
     name = data.draw(st.sampled_from([*Event._fields, "salt"]))
