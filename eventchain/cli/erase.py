@@ -99,7 +99,7 @@ def command(
         if plan is None or len(plan.places):
             choice = chain.choose(backend, device)
             announce(choice)
-            _record(chain, choice, plan, reason or "", actor or getpass.getuser())
+            _record(chain, choice, plan, reason or "", actor or _login())
         outcome = _complete(chain)
         _print(chain, outcome, as_json)
     if len(outcome.waiting) or len(outcome.lost):
@@ -118,6 +118,15 @@ def _plan(chain: Chain, ids: tuple[str, ...], positions: tuple[int, ...], stream
         if not len(meant[-1]):
             raise ConfigError(f"there is no event in the stream {stream!r}", hint="check its name")
     return plan_erasure(chain.store, chain.events, np.unique(np.concatenate(meant)))
+
+
+def _login() -> str:
+    from eventchain.errors import ConfigError
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise ConfigError("who erases is not known here", hint="--actor NAME says it") from error
 
 
 def is_terminal() -> bool:
@@ -149,14 +158,15 @@ def _record(chain: Chain, choice: Choice, plan: Plan | None, reason: str, actor:
 def _complete(chain: Chain) -> Outcome:
     from eventchain.erasure.erase import complete
 
-    with chain.store.writer():
-        try:
-            return complete(
-                chain.store, chain.events, lambda what, count: note(f"{what}: {counted(count, 'event')}")
-            )
-        except BaseException:
-            note("The erasure is on record and not complete; `eventchain erase --resume` goes on.")
-            raise
+    def report(what: str, count: int) -> None:
+        note(f"{what}: {counted(count, 'event')}")
+
+    try:
+        with chain.store.writer():
+            return complete(chain.store, chain.events, report)
+    except BaseException:
+        note("What is on record is not all destroyed; `eventchain erase --resume` goes on.")
+        raise
 
 
 # -- printing -----------------------------------------------------------------------------------------
@@ -224,7 +234,9 @@ def _print(chain: Chain, outcome: Outcome, as_json: bool) -> None:
 def _how(chain: Chain, outcome: Outcome) -> str:
     from eventchain.formats.erasure import ranges_of
 
-    how: str = chain.events.how_to_erase(ranges_of(outcome.waiting))
+    ranges = ranges_of(outcome.waiting)
+    told = getattr(chain.events, "how_to_erase", None)  # an adapter from elsewhere may not have it
+    how = str(told(ranges)) if told else f"destroy data and metadata of the events at {ranges}"
     return printable(how.replace("\n", "\0")).replace("\\x00", "\n")
 
 

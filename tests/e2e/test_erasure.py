@@ -205,10 +205,14 @@ def test_a_reader_of_an_old_state_is_in_the_way(chain: Chain, monkeypatch: pytes
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM events").fetchall()
         with pytest.raises(StoreError, match="a reader of an old state"):
-            chain.erase(7)
+            chain.erase(7, 299)
         assert ("unerased", None, 1) in told(chain)
+        with chain.working() as work:  # the piece grows, and is as unfinished as before
+            work.append(300, 30)
+            work.sealer.seal_backlog(48)
+        assert told(chain).count(("unerased", None, 1)) == 2
         reader.execute("COMMIT")
-    assert chain.complete().erased.tolist() == [7]
+    assert chain.complete().erased.tolist() == [7, 299]
     assert leaks(chain.folder, wanted) == []
     chain.check()
 
