@@ -2,7 +2,8 @@
 
 For those who act on events: projections, process managers, snapshots. What comes out is what was sealed. An
 event that was erased comes without data and metadata, whatever its row still holds; where an erasure took the
-whole row, it is passed over. What is encrypted comes decrypted where the event store was opened with keys. Readers need no lock and may run beside a sealer.
+whole row, it is passed over. What is encrypted comes decrypted where the event store was opened with keys.
+Readers need no lock and may run beside a sealer.
 """
 
 from __future__ import annotations
@@ -41,10 +42,8 @@ class Feed:
         self.branch = branch or trunk
         self.prefix = SealedPrefix(store, self.branch)
         self._store = store
-        self._read: Read = events.read
-        self._readable = partial(readable, events)
-        if self.branch != trunk:
-            self._read, self._readable = partial(store.events, self.branch.id), lambda batch: batch
+        self._read: Read = events.read if self.branch == trunk else partial(store.events, self.branch.id)
+        self._events = events
 
     def stretches(self, first: int, end: int | None = None) -> Iterator[Stretch]:
         """The events of leaves ``first`` up to ``end``, to what is sealed where no end is given. Raises
@@ -54,7 +53,7 @@ class Feed:
             until = min(first + BATCH - first % TILE, end)
             log = LogReader(self._store, self.branch.id)  # a new one: the log's last tile grows
             for at, batch in _checked(log, self._read, first, until):
-                yield Stretch(at, self._readable(batch))
+                yield Stretch(at, readable(self._events, batch))
             first = until
 
     def after(self, position: int) -> int:

@@ -5,8 +5,8 @@
     associated = magic ‖ handle ‖ field(stream) ‖ field(id) ‖ field(type) ‖ field(column)
     field(x)   = u32(length of x) ‖ x
 
-AES-256-GCM (NIST SP 800-38D) under the key of the subject whom the handle stands for. The handle is random and
-means something only in the key store. What is associated is authenticated with the payload, so that no
+AES-256-GCM (NIST SP 800-38D) under the key of the subject whom the handle stands for. The handle is random
+and means something only in the key store. What is associated is authenticated with the payload, so that no
 ciphertext can be put into another event or column. The first byte begins no text in UTF-8.
 """
 

@@ -46,6 +46,9 @@ class SQLite:
             connection.execute(f"PRAGMA {pragma}")
         return connection
 
+    def exists(self) -> bool:
+        return self._path.is_file()
+
     def create(self) -> None:
         self._mode = "rwc"
         with self.engine.connect() as connection:
@@ -108,6 +111,9 @@ class PostgreSQL:
     @property
     def _name(self) -> str:
         return f"{self._postgresql.quoted(self._schema)}.{TABLE}"
+
+    def exists(self) -> bool:
+        return inspect(self.engine).has_table(TABLE, self._schema)
 
     def create(self) -> None:
         with self.engine.begin() as connection:

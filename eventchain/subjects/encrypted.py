@@ -50,6 +50,10 @@ class Encrypted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)  # all that it does as the store does
 
+    def close(self) -> None:
+        self._store.close()
+        self.keys.close()
+
     def append(
         self,
         stream: str,
@@ -71,12 +75,12 @@ class Encrypted:
             return positions
         with self.keys.held(subject) as (handle, key):
             cipher = aead(key)
-            hidden = [one._replace(**self._hidden(stream, one, handle, cipher)) for one in events]
+            hidden = [self._hidden(stream, one, handle, cipher) for one in events]
             positions = self._store.append(stream, expected_version, hidden)
             return positions
 
-    def _hidden(self, stream: str, event: NewEvent, handle: bytes, cipher: Any) -> dict[str, bytes]:
-        hidden = {}
+    def _hidden(self, stream: str, event: NewEvent, handle: bytes, cipher: Any) -> NewEvent:
+        hidden: dict[str, Any] = {}
         for column in self._columns:
             payload = getattr(event, column)
             if payload is not None:
@@ -90,7 +94,7 @@ class Encrypted:
                         f"the event {event.id!r} has lone surrogates", hint="text is kept as UTF-8"
                     ) from error
                 hidden[column] = bytes(Envelope(handle, nonce, cipher.encrypt(nonce, payload, beside)))
-        return hidden
+        return event._replace(**hidden)
 
     def decrypted(self, batch: Any) -> Decrypted:
         """Rows that this store gave, made readable; plain payloads stay as they are.

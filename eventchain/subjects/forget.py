@@ -90,9 +90,8 @@ def _await_all(events: EventStore) -> None:
     until = time.monotonic() + PATIENCE
     while (head := events.head()) is None or head < state.newest:
         if time.monotonic() > until:
-            holders = ", ".join(state.holders)
             raise StoreError(
-                f"open transactions keep the newest events from being sealed{f': {holders}' if holders else ''}",
+                f"open transactions keep the newest events from being sealed: {', '.join(state.holders)}",
                 hint="end them, then run the same command again",
             )
         time.sleep(LOOK)

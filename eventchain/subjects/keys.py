@@ -49,11 +49,11 @@ class SubjectKey(NamedTuple):
 
 
 class KeyStore:
-    """url: ``sqlite:///keys.db`` or ``postgresql://user@host/database``; wrapping_key, old_wrapping_key: where
-    they are (see :mod:`.wrapping`). New keys are wrapped by the first, keys wrapped by either are read.
+    """url: ``sqlite:///keys.db`` or ``postgresql://user@host/database``; wrapping_key, old_wrapping_key:
+    where they are (see :mod:`.wrapping`). New keys are wrapped by the first, keys wrapped by either are read.
 
-    Nothing is opened before it is needed: who never looks into a payload needs neither store nor wrapping key.
-    Usable from several threads and processes. Raises StoreError, and ConfigError for a wrapping key.
+    Nothing is opened before it is needed: who never looks into a payload needs neither store nor wrapping
+    key. Usable from several threads and processes. Raises StoreError, and ConfigError for a wrapping key.
     """
 
     def __init__(self, url: str, wrapping_key: str, old_wrapping_key: str | None = None) -> None:
@@ -122,10 +122,15 @@ class KeyStore:
 
     # -- for who keeps it
 
+    def exists(self) -> bool:
+        found: bool = self._database.exists()
+        return found
+
     def create(self) -> None:
-        """Make the store where there is none yet."""
+        """Make the store where there is none yet. Raises StoreError for one of another wrapping key."""
         self._database.create()
         self._add(INDEX)
+        _ = self._index
 
     def rotate(self, report: Callable[[int], None] = lambda keys: None) -> int:
         """Wrap every key by the first wrapping key. Done in parts, each all or nothing; broken off it is gone

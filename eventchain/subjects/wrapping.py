@@ -106,12 +106,6 @@ def new_wrapping_key() -> str:
     return b64encode(os.urandom(KEY)).decode("ascii") + "\n"
 
 
-def check_place(where: str) -> str:
-    """``where`` itself. Raises ConfigError when it is no place of a wrapping key."""
-    _name(where)
-    return where
-
-
 def _name(where: str) -> str:
     for scheme in (FILE, ENV):
         if where.startswith(scheme) and len(where) > len(scheme):
