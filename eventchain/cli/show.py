@@ -286,6 +286,8 @@ def _print_event(chain: Chain, view: ChainView, event: Event) -> None:
             value = "yes" if value else "NO: the event or its salt was changed after it was sealed"
         if name == "erased":
             value = _told(value)
+        if name == "forgotten":
+            value = "its key was destroyed"
         if value is None:
             value = "null" if name in ("data", "metadata") else "unknown"
         click.echo(f"{name.replace('_', ' '):<15} {printable(str(value))}")
