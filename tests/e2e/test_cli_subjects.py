@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +57,27 @@ def configure(text: str, *, old: str = "") -> None:
     file.write_text(before + text + after)
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 events, in turn of alice, bob and nobody; of every other one the time is two years ago."""
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("EVENTCHAIN_CONFIG", raising=False)
+        run("init", "--origin", "example.com/shop", "--difficulty", 8, "--backend", "reference")
+        configure(ENCRYPTION)
+        run("keys", "init")
+        append(0, 40)
+        run("mine")
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it."""
+    monkeypatch.chdir(shutil.copytree(made, tmp_path / "shop"))
     monkeypatch.delenv("EVENTCHAIN_CONFIG", raising=False)
-    run("init", "--origin", "example.com/shop", "--difficulty", 8, "--backend", "reference")
-    configure(ENCRYPTION)
-    run("keys", "init")
-    append(0, 40)
-    run("mine")
-    return tmp_path
+    return tmp_path / "shop"
 
 
 def append(first: int, count: int) -> None:
@@ -173,11 +186,8 @@ def test_a_forgotten_event_that_is_still_there_is_a_tombstone(folder: Path) -> N
 
 
 def test_an_edited_event_is_shown_as_it_stands(folder: Path) -> None:
-    import sqlite3
-
-    with sqlite3.connect("events.db") as db:
+    with closing(sqlite3.connect("events.db")) as db, db:
         db.execute("UPDATE events SET data = (SELECT data FROM events WHERE id = 'e4') WHERE id = 'e1'")
-    db.close()
     shown = run("show", "e1", "--json")
     assert "not decrypted: the data of the event at position 2 is not what was encrypted" in shown.stderr
     assert json.loads(shown.stdout)[0]["as_sealed"] is False

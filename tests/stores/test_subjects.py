@@ -309,8 +309,7 @@ def test_rotation_is_gone_on_with_where_it_was_broken_off(
         with closing(place.keys(OTHER, WRAPPING)) as both:
             with pytest.raises(KeyboardInterrupt):
                 both.rotate(stop)
-            events.keys.close()
-            with pytest.raises(StoreError, match="another wrapping key") as refused:
+            with closing(events.keys), pytest.raises(StoreError, match="another wrapping key") as refused:
                 told(events)
             assert "old_wrapping_key" in refused.value.hint
             events.keys = both
@@ -450,13 +449,14 @@ def test_appending_while_a_subject_is_forgotten_leaves_nothing_unreadable(place:
                     event = NewEvent(f"{number}-{count}", "t", b"x")
                     mine.append(f"w{number}", count - 1, [event], subject="a")
                     count += 1
+                    time.sleep(0.01)  # waiting for SQLite's lock is not fair
                 return count
 
         with ThreadPoolExecutor(2) as pool:
             writers = [pool.submit(write, number) for number in range(2)]
             try:
-                for _ in range(3):
-                    time.sleep(0.3)
+                for _ in range(2):
+                    time.sleep(0.2)
                     forget(chain, events, clock, "a")
             finally:
                 stop.set()
