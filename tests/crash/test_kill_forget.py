@@ -128,7 +128,7 @@ def test_a_rotation_that_was_killed_is_gone_on_with(folder: Path) -> None:
     text = config.read_text()
     with open_chain(config) as chain:
         before = chain.events.decrypted(chain.events.read(None, 100_000)).batch
-        for n in range(3000):
+        for n in range(1000):
             with chain.events.keys.held(f"more {n}"):
                 pass
     for n in range(KILLS):

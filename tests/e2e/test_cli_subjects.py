@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 import time
@@ -192,6 +193,20 @@ def test_an_edited_event_is_shown_as_it_stands(folder: Path) -> None:
     assert "not decrypted: the data of the event at position 2 is not what was encrypted" in shown.stderr
     assert json.loads(shown.stdout)[0]["as_sealed"] is False
     assert "is not what was encrypted" in run("export", "-", code=2).stderr
+
+
+def test_the_documented_example_runs_as_it_stands(folder: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "erasure.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    configure("".join(tables), old=ENCRYPTION)
+    (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    values: dict[str, Any] = {}
+    exec(example, values)
+    assert values["batch"]["data"].to_pylist()[-1] == b'{"to":"1 Main Street"}'
+    assert b"Main Street" not in values["stored"]["data"].to_pylist()[-1]
+    assert not values["forgotten"].any()
+    assert "to erase" not in run("retain", "--dry-run").stderr
+    assert json.loads(run("forget", "customer-42", *REASON, "--yes", "--json").stdout)["erased"] == [41]
 
 
 # -- keys
