@@ -12,7 +12,7 @@ ciphertext can be put into another event or column. The first byte begins no tex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from eventchain.errors import FormatError
 
@@ -25,8 +25,7 @@ TAG = 16
 SHORTEST = len(MAGIC) + HANDLE + NONCE + TAG
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """handle: 16 bytes; nonce: 12 bytes; ciphertext: with its tag, 16 bytes longer than the payload."""
 
     handle: bytes
@@ -41,14 +40,13 @@ class Envelope:
         """Raises FormatError for what is no envelope, or one of another version."""
         if not is_envelope(raw):
             raise FormatError("a payload that is not encrypted")
-        if raw[len(MARK) : len(MAGIC)] != MAGIC[len(MARK) :]:
+        if not raw.startswith(MAGIC) and len(raw) > len(MARK):
             raise FormatError(
                 "a payload that is encrypted in a way that is not known", hint="by a newer EventChain?"
             )
         if len(raw) < SHORTEST:
             raise FormatError("an encrypted payload that is cut off")
-        handle, nonce = raw[len(MAGIC) :][:HANDLE], raw[len(MAGIC) + HANDLE :][:NONCE]
-        return cls(handle, nonce, raw[len(MAGIC) + HANDLE + NONCE :])
+        return cls(raw[8:24], raw[24:36], raw[36:])
 
 
 def is_envelope(raw: bytes) -> bool:

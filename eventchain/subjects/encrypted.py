@@ -106,31 +106,45 @@ class Encrypted:
         forgotten = np.zeros(batch.num_rows, np.bool_)
         if not found:
             return Decrypted(batch, forgotten)
-        keys = self.keys.keys({envelope.handle for rows in found.values() for envelope in rows.values()})
+        keys = self.keys.keys({envelope.handle for rows in found.values() for _, envelope in rows})
         ciphers = {handle: None if key is None else aead(key) for handle, key in keys.items()}
+        from cryptography.exceptions import InvalidTag  # what aead needs is there
+
+        names = [batch[name].cast(pa.binary()).to_pylist() for name in ("stream", "id", "type")]
+        texts = list(zip(*names, strict=True))
         for name, rows in found.items():
             values = batch[name].to_pylist()
-            for row, envelope in rows.items():
+            for row, envelope in rows:
                 if envelope.handle not in ciphers:
                     raise StoreError(
                         f"{self.keys.url} knows no key of the event {_at(batch, row)}",
                         hint="is it the key store of these events, and not an older copy?",
                     )
                 cipher = ciphers[envelope.handle]
-                forgotten[row] |= cipher is None
-                values[row] = None if cipher is None else _opened(batch, row, name, envelope, cipher)
+                if cipher is None:
+                    forgotten[row], values[row] = True, None
+                    continue
+                stream, event_id, type_ = texts[row]
+                beside = associated(envelope.handle, stream, event_id, type_, name)
+                try:
+                    values[row] = cipher.decrypt(envelope.nonce, envelope.ciphertext, beside)
+                except InvalidTag as error:
+                    raise StoreError(
+                        f"the {name} of the event {_at(batch, row)} is not what was encrypted",
+                        hint="`eventchain verify` names everything that is wrong",
+                    ) from error
             at = batch.schema.get_field_index(name)
             batch = batch.set_column(at, batch.schema.field(at), pa.array(values, pa.binary()))
         return Decrypted(batch, forgotten)
 
 
-def _envelopes(batch: Any, column: str) -> dict[int, Envelope]:
-    """The encrypted payloads of a column, by row."""
-    values = batch[column]
-    found = {}
-    for row in encrypted_rows(values).tolist():
+def _envelopes(batch: Any, column: str) -> list[tuple[int, Envelope]]:
+    """The encrypted payloads of a column, with their rows."""
+    rows = encrypted_rows(batch[column])
+    found = []
+    for row, payload in zip(rows.tolist(), batch[column].take(pa.array(rows)).to_pylist(), strict=True):
         try:
-            found[row] = Envelope.parse(values[row].as_py())
+            found.append((row, Envelope.parse(payload)))
         except FormatError as error:
             raise StoreError(f"the event {_at(batch, row)} has {error.message}", hint=error.hint) from error
     return found
@@ -142,20 +156,6 @@ def encrypted_rows(values: Any, start: bytes = MARK) -> NDArray[np.int64]:
 
     begins = compute.starts_with(values, start).fill_null(False)
     return np.flatnonzero(begins.to_numpy(zero_copy_only=False))
-
-
-def _opened(batch: Any, row: int, column: str, envelope: Envelope, cipher: Any) -> bytes:
-    from cryptography.exceptions import InvalidTag
-
-    stream, event_id, type_ = (batch[name][row].as_buffer().to_pybytes() for name in ("stream", "id", "type"))
-    beside = associated(envelope.handle, stream, event_id, type_, column)
-    try:
-        return bytes(cipher.decrypt(envelope.nonce, envelope.ciphertext, beside))
-    except InvalidTag as error:
-        raise StoreError(
-            f"the {column} of the event {_at(batch, row)} is not what was encrypted",
-            hint="`eventchain verify` names everything that is wrong",
-        ) from error
 
 
 def _at(batch: Any, row: int) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -76,7 +74,7 @@ def test_no_bit_can_be_changed(payload: bytes, data: st.DataObject) -> None:
     beside = associated(changed.handle, b"s", b"e", b"t", "data")
     with pytest.raises(InvalidTag):
         AESGCM(key).decrypt(changed.nonce, changed.ciphertext, beside)
-    whole = replace(changed, handle=bytes(16), nonce=nonce, ciphertext=sealed)
+    whole = changed._replace(handle=bytes(16), nonce=nonce, ciphertext=sealed)
     assert (
         AESGCM(key).decrypt(nonce, whole.ciphertext, associated(bytes(16), b"s", b"e", b"t", "data"))
         == payload
