@@ -128,6 +128,9 @@ class PostgreSQL:
                 self._postgresql.rewrite(connection, self._server, self._name, ["wrapped"])
             except self._driver_error as error:
                 raise self.explain(error) from error
+            except StoreError as error:
+                hint = f"let the table's owner do it, or end that transaction, {AGAIN}"
+                raise StoreError(error.message, hint=hint) from error
 
     def explain(self, error: Exception) -> StoreError:
         cause = getattr(error, "orig", None) or error

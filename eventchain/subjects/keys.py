@@ -128,6 +128,7 @@ class KeyStore:
 
     def create(self) -> None:
         """Make the store where there is none yet. Raises StoreError for one of another wrapping key."""
+        _ = self._wrapping  # nothing is made without one
         self._database.create()
         self._add(INDEX)
         _ = self._index

@@ -250,6 +250,7 @@ def test_wrapping_keys_that_are_none(
     keys = KeyStore(f"sqlite:///{tmp_path}/keys.db", OTHER)
     with closing(keys), pytest.raises(ConfigError, match=said):
         keys.create()
+    assert not (tmp_path / "keys.db").exists()
     if text is not None:
         (tmp_path / "file").write_text(text)
         keys = KeyStore(f"sqlite:///{tmp_path}/keys.db", f"file:{tmp_path}/file")
@@ -323,6 +324,33 @@ def test_rotation_is_gone_on_with_where_it_was_broken_off(
         with closing(place.keys(OTHER)) as keys:
             events.keys = keys
             assert told(events) == before
+
+
+def test_an_open_transaction_is_in_the_way_of_destroying_a_key(
+    postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventchain.postgresql.REWRITE_SECONDS", 0.0)
+    place = Place("postgresql", tmp_path, postgres)
+    with closing(place.keys()) as keys:
+        keys.create()
+        with keys.held("a") as (handle, _):
+            pass
+        wanted = {
+            "wrapped": bytes(
+                place.sql("keys", "SELECT wrapped FROM subject_keys WHERE subject IS NOT NULL")[0][0]
+            )
+        }
+        keys.begin_forgetting("a")
+        with connected(place.urls["keys"]) as other:
+            other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            other.execute("SELECT 1")
+            with pytest.raises(StoreError, match="an open transaction still sees") as refused:
+                keys.destroy([handle])
+            assert "same command" in refused.value.hint
+            other.execute("COMMIT")
+        assert keys.keys([handle]) == {handle: None}
+        keys.destroy([handle])
+        assert place.holding(wanted) == []
 
 
 # -- forgetting
