@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from eventchain.chain.fit import require_fit
 from eventchain.chain.sealing import Sealer, Snapshots
 from eventchain.chainstores import open_chain_store
-from eventchain.config import DEFAULT_FILE, Config, Fleet, Mining
+from eventchain.config import DEFAULT_FILE, Config, Encryption, Fleet, Mining
 from eventchain.contracts.chain_store import ChainStore
 from eventchain.contracts.event_store import EventStore
 from eventchain.eventstores import open_event_store
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from eventchain.snapshots.branch import Pin
     from eventchain.snapshots.check import Checked
     from eventchain.snapshots.restore import Restored
+    from eventchain.subjects import KeyStore
     from eventchain.verify import Report
 
 
@@ -273,11 +274,33 @@ def choose_as_configured(
     return choose(backend, device, settings)
 
 
+def open_events(config: Config) -> Any:
+    """The event store of a configuration, with the keys that it names, if any. Raises ConfigError or
+    StoreError."""
+    events = open_event_store(config.store)
+    if config.encryption is None:
+        return events
+    from eventchain.subjects import Encrypted
+
+    try:
+        return Encrypted(events, key_store(config.encryption), metadata=config.encryption.metadata)
+    except BaseException:
+        events.close()
+        raise
+
+
+def key_store(encryption: Encryption) -> KeyStore:
+    """The key store of a configuration. It is opened when it is used first."""
+    from eventchain.subjects import KeyStore
+
+    return KeyStore(encryption.keys, encryption.wrapping_key, encryption.old_wrapping_key)
+
+
 def open_chain(config: Config | str | Path = DEFAULT_FILE) -> Chain:
     """Open what a configuration names. Raises ConfigError or StoreError."""
     if not isinstance(config, Config):
         config = Config.load(config)
-    events = open_event_store(config.store)
+    events = open_events(config)
     try:
         store = open_chain_store(config.chain)
     except BaseException:

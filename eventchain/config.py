@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from eventchain.erasure.retention import Rule, rules
 from eventchain.errors import ConfigError
 from eventchain.formats.anchor import Anchor
 from eventchain.projections.spec import Spec, specs
@@ -72,6 +73,15 @@ block_seconds = 1.0
 # webhook = "https://example.com/sealed"
 # nats = "nats://localhost:4222"
 # postgresql = "postgresql:///orders"
+
+# The keys that payloads of subjects are encrypted with, and rules of when events are erased: docs/erasure.md
+# [encryption]
+# keys = "sqlite:///keys.db"
+# wrapping_key = "file:wrapping.key"
+#
+# [retention.visits]
+# types = ["PageViewed"]
+# older_than = "365 days"
 
 # A projection, whose states are sealed as snapshots: docs/snapshots.md
 # [projection.totals]
@@ -133,9 +143,20 @@ class Fleet:
 
 
 @dataclass(frozen=True, slots=True)
+class Encryption:
+    """keys: URL of the key store; wrapping_key, old_wrapping_key: ``file:PATH`` or ``env:NAME``; metadata:
+    whether that is encrypted too."""
+
+    keys: str
+    wrapping_key: str
+    old_wrapping_key: str | None = None
+    metadata: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
-    """``store`` and ``chain`` are URLs; ``anchor`` is of the genesis; ``projections`` by name, those that get
-    snapshots."""
+    """``store`` and ``chain`` are URLs; ``anchor`` is of the genesis; ``retention`` by name, rules of what is
+    erased; ``projections`` by name, those that get snapshots."""
 
     store: str
     chain: str
@@ -144,6 +165,8 @@ class Config:
     run: Run = field(default_factory=Run)
     announce: Announce = field(default_factory=Announce)
     fleet: Fleet = field(default_factory=Fleet)
+    encryption: Encryption | None = None
+    retention: Mapping[str, Rule] = field(default_factory=dict)
     projections: Mapping[str, Spec] = field(default_factory=dict)
 
     @classmethod
@@ -209,6 +232,8 @@ class Config:
                 groups=reader.names(fleet, "groups"),
                 fallback=reader.take(fleet, "fallback", str, None),
             ),
+            encryption=_encryption(reader, folder),
+            retention=rules(reader, reader.take(values, "retention", dict, {})),
             projections=specs(reader, reader.take(values, "projection", dict, {})),
         )
 
@@ -275,6 +300,38 @@ def write_atomically(path: Path, content: str | bytes, *, private: bool = False)
 _MAPPING = re.compile(r"(://.*[?&]mapping=)(?!/)([^&]*\.toml)(?=&|$)")
 """The path of a mapping's file; what does not end like one is the name of a preset."""
 _PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) not in "%?#")
+
+
+def _encryption(reader: TomlReader, folder: Path) -> Encryption | None:
+    values = reader.take(reader.values, "encryption", dict, None)
+    if values is None:
+        return None
+    table = "encryption"
+    reader.check_keys(values, _names(Encryption), table)
+
+    def place(text: str) -> str:
+        scheme, colon, name = text.partition(":")
+        if scheme not in ("file", "env") or not name:
+            raise ConfigError(
+                f"{text!r} is no place of a wrapping key", hint='as "file:wrapping.key" or "env:WRAPPING_KEY"'
+            )
+        return text if scheme == "env" else f"{scheme}{colon}{folder / name}"
+
+    keys = resolve(reader.take(values, "keys", str, table=table), folder)
+    if sqlite_path(keys) is not None and keys in (
+        resolve(reader.values[name], folder) for name in ("store", "chain") if name in reader.values
+    ):
+        raise ConfigError(
+            f"{reader.at('keys', table)}: the keys must lie in a file of their own",
+            hint="and its copies apart from those of the events",
+        )
+    wrapping_key = reader.parsed(values, "wrapping_key", place, table)
+    return Encryption(
+        keys,
+        wrapping_key or reader.take(values, "wrapping_key", str, table=table),
+        reader.parsed(values, "old_wrapping_key", place, table),
+        reader.flag(values, "metadata", table),
+    )
 
 
 def _names(shape: Any) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -29,6 +30,9 @@ except ImportError as error:
 OLDEST = 130000
 """PostgreSQL 13, the oldest that this is written for."""
 CONNECT_SECONDS = 10
+REWRITES = 5
+"""How often a table is rewritten while others' transactions keep its old rows."""
+REWRITE_SECONDS = 0.5
 # A host that vanished is noticed after half a minute, by us and by the server, which then ends our session
 # with its locks: by default each would wait for hours.
 KEEPALIVE = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "4"}
@@ -225,8 +229,8 @@ def rewrite(connection: psycopg.Connection[Any], url: ServerURL, table: str, col
     the server's data files, nor values of these bytea columns in its statistics. The table is locked
     meanwhile.
 
-    Plain VACUUM leaves the bytes of what it frees in the pages. Raises StoreError where the role may not do
-    it, or an open transaction still sees the old rows.
+    Plain VACUUM leaves the bytes of what it frees in the pages. It is done again where short transactions of
+    others still saw the old rows. Raises StoreError where the role may not do it, or one stays open.
     """
     said: list[tuple[str, str]] = []
 
@@ -235,9 +239,17 @@ def rewrite(connection: psycopg.Connection[Any], url: ServerURL, table: str, col
         said.append((notice.severity_nonlocalized or "", message))
 
     def vacuum(name: str) -> None:
-        said.clear()
-        connection.execute(f"VACUUM (FULL, VERBOSE) {name}")
-        _require_rewritten(url, name, said)
+        for _ in range(REWRITES):
+            said.clear()
+            connection.execute(f"VACUUM (FULL, VERBOSE) {name}")
+            if not _keeps_rows(url, name, said):
+                return
+            time.sleep(REWRITE_SECONDS)
+        raise StoreError(
+            f"{url.shown}: an open transaction still sees rows of {name} as they were",
+            hint="end it (pg_stat_activity, pg_prepared_xacts and pg_replication_slots name it), then run "
+            "`eventchain erase --resume`",
+        )
 
     connection.add_notice_handler(listen)
     try:
@@ -253,18 +265,13 @@ def rewrite(connection: psycopg.Connection[Any], url: ServerURL, table: str, col
         connection.remove_notice_handler(listen)
 
 
-def _require_rewritten(url: ServerURL, name: str, said: list[tuple[str, str]]) -> None:
-    """From what VACUUM says: a warning that it passes the table over, or how many rows are dead and had to be
-    kept, the first number of its details."""
+def _keeps_rows(url: ServerURL, name: str, said: list[tuple[str, str]]) -> bool:
+    """Whether dead rows had to be kept: by what VACUUM says their number is the first of its details. Raises
+    StoreError where it warns that it passes the table over."""
     if warning := next((text for severity, text in said if severity == "WARNING"), None):
         raise StoreError(
             f"{url.shown}: {name} was not rewritten: {warning.partition(';')[0]}",
             hint="let the owner of the database do it: what was erased may still be in its files",
         )
     kept = [re.search(r"; (\d+)", text) for severity, text in said if severity == "INFO"]
-    if any(found is not None and int(found[1]) for found in kept):
-        raise StoreError(
-            f"{url.shown}: an open transaction still sees rows of {name} as they were",
-            hint="end it (pg_stat_activity, pg_prepared_xacts and pg_replication_slots name it), then run "
-            "`eventchain erase --resume`",
-        )
+    return any(found is not None and int(found[1]) for found in kept)

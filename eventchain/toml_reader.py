@@ -79,6 +79,13 @@ class TomlReader:
             raise ConfigError(f"{self.at(key)}: {key!r} must be a number of seconds, not {value!r}")
         return float(value)
 
+    def flag(self, values: Mapping[str, Any], key: str, table: str = "") -> bool:
+        """true or false, which it is when the key is absent."""
+        value = values.get(key, False)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{self.at(key, table)}: {key!r} must be true or false, not {value!r}")
+        return value
+
     def parsed(
         self, values: Mapping[str, Any], key: str, parse: Callable[[str], Value], table: str = ""
     ) -> Value | None:

@@ -245,6 +245,32 @@ def grown_chain(folder: Path) -> Chain:
     return chain
 
 
+@contextmanager
+def sealing(chain: Any, events: Any, clock: Clock) -> Iterator[Sealer]:
+    """A sealer of any two stores."""
+    with chain.writer(), Engine(open_backend().devices, clock=clock) as engine:
+        yield Sealer(chain, engine, clock, events)
+
+
+def begin(chain: Any, events: Any, clock: Clock) -> None:
+    """A genesis, and everything that the event store holds sealed."""
+    with sealing(chain, events, clock) as sealer:
+        with chain.transaction():
+            built = sealer.builder.add_genesis(ORIGIN, Policy(BITS, 64, 1000, 0, events.source))
+        sealer.build(built)
+        sealer.seal_all()
+        sealer.seal_backlog(48)
+
+
+def seal(chain: Any, events: Any, clock: Clock) -> None:
+    with sealing(chain, events, clock) as sealer:
+        sealer.seal_backlog(48)
+
+
+def checked(chain: Any, events: Any) -> Report:
+    return verify(chain, events, now=Clock()() + 7200)
+
+
 def genesis_anchor(chain: Chain) -> Anchor:
     """What `init` prints and the configuration keeps."""
     with chain.opened() as (store, _):

@@ -49,6 +49,15 @@ class Server:
     def execute(self, *statements: str, url: str | None = None) -> list[Any]:
         return execute(url or self.url(), *statements)
 
+    def holding(self, wanted: dict[str, bytes]) -> list[str]:
+        """Which of these bytes are in which of the server's files: all but the write-ahead log, whose
+        segments are the administrator's."""
+        self.execute("CHECKPOINT")
+        (folder,) = self.execute("SHOW data_directory")[0]
+        files = [f for f in Path(folder).rglob("*") if f.is_file() and "pg_wal" not in f.parts]
+        texts = [(file, file.read_bytes()) for file in files]
+        return [f"{what} in {file}" for what, raw in wanted.items() for file, text in texts if raw in text]
+
     def kill(self) -> None:
         """kill -9 of the server; its other processes end when they notice."""
         process = self._server.get_postmaster_info().process

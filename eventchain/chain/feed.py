@@ -2,7 +2,8 @@
 
 For those who act on events: projections, process managers, snapshots. What comes out is what was sealed. An
 event that was erased comes without data and metadata, whatever its row still holds; where an erasure took the
-whole row, it is passed over. Readers need no lock and may run beside a sealer.
+whole row, it is passed over. What is encrypted comes decrypted where the event store was opened with keys.
+Readers need no lock and may run beside a sealer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from eventchain.chain.nodes import LogReader
 from eventchain.chain.prefix import SealedPrefix, trunk_of
-from eventchain.chain.rows import Read, rows_at, without_payload
+from eventchain.chain.rows import Read, readable, rows_at, without_payload
 from eventchain.contracts.chain_store import TILE, Branch, ChainStore
 from eventchain.contracts.event_store import EventStore
 from eventchain.errors import EventChainError, StoreError
@@ -44,6 +45,7 @@ class Feed:
         self.prefix = SealedPrefix(store, self.branch)
         self._store = store
         of_trunk = self.branch == trunk
+        self._events = events
         self._read: Read = events.read if of_trunk else partial(store.events, self.branch.id)
         self._leaves = BATCH if of_trunk else STATES
 
@@ -56,9 +58,9 @@ class Feed:
             until = min(first + leaves - (first % TILE if leaves >= TILE else 0), end)
             log = LogReader(self._store, self.branch.id)  # a new one: the log's last tile grows
             size = 0
-            for stretch in _checked(log, self._read, first, until):
-                size += stretch.batch.nbytes
-                yield stretch
+            for at, batch in _checked(log, self._read, first, until):
+                size += batch.nbytes
+                yield Stretch(at, readable(self._events, batch))
             leaves = max(1, min(BATCH, BATCH_BYTES * (until - first) // max(1, size)))
             first = until
 

@@ -37,6 +37,12 @@ def rows_at(read: Read, positions: NDArray[np.int64]) -> Any:
     return pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
 
 
+def readable(events: Any, batch: Any) -> Any:
+    """Rows that an event store gave as people read them: decrypted where it was opened with keys."""
+    decrypted = getattr(events, "decrypted", None)
+    return batch if decrypted is None else decrypted(batch).batch
+
+
 def without_payload(batch: Any, erased: NDArray[np.bool_]) -> Any:
     """The batch with data and metadata null in the rows of events that were erased, (n,)."""
     if not erased.any():

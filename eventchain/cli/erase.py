@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -24,14 +24,24 @@ from eventchain.cli.common import (
 from eventchain.cli.progress import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from eventchain.assembly import Chain
     from eventchain.erasure.erase import Outcome
-    from eventchain.erasure.plan import Plan
+    from eventchain.erasure.plan import Matches, Plan
     from eventchain.mining.backends import Choice
 
 INCOMPLETE = 1
 SHOWN = 10
 """Positions that are printed at most; --json prints all."""
+
+
+reason_option = click.option(
+    "--reason", metavar="TEXT", help="Why, as the record will say for ever: no personal data."
+)
+actor_option = click.option(
+    "--actor", metavar="NAME", help="Who, as the record will say. Default: your login name."
+)
 
 
 @click.command("erase")
@@ -41,12 +51,12 @@ SHOWN = 10
     "--position", "positions", type=click.IntRange(min=0), multiple=True, metavar="N", help="May be repeated."
 )
 @click.option("--stream", metavar="S", help="All events of a stream.")
+@click.option("--where", metavar="CEL", help="All events for which this condition holds.")
 @click.option(
-    "--reason",
-    metavar="TEXT",
-    help="Why, as the record will say for ever: no personal data.",
+    "--subject", metavar="KEY", help="All events that are encrypted for a subject; it keeps its key."
 )
-@click.option("--actor", metavar="NAME", help="Who, as the record will say. Default: your login name.")
+@reason_option
+@actor_option
 @click.option("--dry-run", is_flag=True, help="Say what would be touched, and do nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--resume", is_flag=True, help="Complete what is on record and not done.")
@@ -57,6 +67,8 @@ def command(
     config_file: Path,
     positions: tuple[int, ...],
     stream: str | None,
+    where: str | None,
+    subject: str | None,
     reason: str | None,
     actor: str | None,
     dry_run: bool,
@@ -78,49 +90,86 @@ def command(
     from eventchain.assembly import open_chain
     from eventchain.errors import ConfigError
 
-    chosen = bool(event_ids or positions or stream is not None)
+    selectors = Selectors(stream, where, subject)
+    chosen = bool(event_ids or positions or any(one is not None for one in selectors))
     if resume == chosen:
         raise ConfigError(
             "no events are chosen" if not resume else "--resume takes no events",
-            hint="name ids, --position or --stream; --resume completes what is on record",
+            hint="name ids, --position, --stream, --where or --subject; --resume completes what is on record",
         )
-    if chosen and not dry_run and not (reason or "").strip():
-        raise ConfigError("an erasure needs a reason", hint='--reason "request of 3 May, Art. 17 GDPR"')
+    if chosen and not dry_run:
+        require_reason(reason)
     with open_chain(config_file) as chain:
         plan = None
         if chosen:
-            plan = _plan(chain, event_ids, positions, stream)
+            plan = _plan(chain, [*event_ids, *positions], selectors)
             if dry_run or not as_json:
-                _print_plan(chain, plan, as_json)
+                print_plan(chain, plan, as_json)
             if dry_run:
                 return
             if len(plan.places) and not yes:
-                _confirm()
+                confirm()
         if plan is None or len(plan.places):
             choice = chain.choose(backend, device)
             announce(choice)
-            _record(chain, choice, plan, reason or "", actor or _login())
-        outcome = _complete(chain)
-        _print(chain, outcome, as_json)
+            due = [] if plan is None else [(plan, reason or "")]
+            seal_records(chain, choice, due, actor or login())
+        outcome = complete_records(chain)
+        print_outcome(chain, outcome, as_json)
     if len(outcome.waiting) or len(outcome.lost):
         click.get_current_context().exit(INCOMPLETE)
 
 
-def _plan(chain: Chain, ids: tuple[str, ...], positions: tuple[int, ...], stream: str | None) -> Plan:
+class Selectors(NamedTuple):
+    """What names many events, each None where it is not used."""
+
+    stream: str | None
+    where: str | None
+    subject: str | None
+
+    def matches(self, chain: Chain) -> Iterator[tuple[str, Matches]]:
+        """Which events each means, and where that is, in words."""
+        if self.stream is not None:
+            from eventchain.erasure.plan import in_stream
+
+            yield f"in the stream {self.stream!r}", in_stream(self.stream)
+        if self.where is not None:
+            from eventchain.erasure.plan import chosen_by
+            from eventchain.errors import ConfigError
+            from eventchain.projections.filter import Filter
+
+            if not self.where.strip():
+                raise ConfigError("--where has no condition", hint="as 'type == \"SignedUp\"'")
+            yield f"where {self.where}", chosen_by(chain.events, Filter(where=self.where))
+        if self.subject is not None:
+            from eventchain.cli.forget import keys_of
+            from eventchain.subjects.forget import of_handles
+
+            yield f"of the subject {self.subject!r}", of_handles(keys_of(chain).handles(self.subject))
+
+
+def _plan(chain: Chain, events: Sequence[str | int], selectors: Selectors) -> Plan:
     import numpy as np
 
-    from eventchain.erasure.plan import in_stream, plan_erasure, positions_of, positions_where
+    from eventchain.erasure.plan import plan_erasure, positions_of, positions_where
     from eventchain.errors import ConfigError
 
-    meant = [positions_of(chain.events, [*ids, *positions])]
-    if stream is not None:
-        meant.append(positions_where(chain.events, in_stream(stream)))
+    meant = [positions_of(chain.events, events)]
+    for which, matches in selectors.matches(chain):
+        meant.append(positions_where(chain.events, matches))
         if not len(meant[-1]):
-            raise ConfigError(f"there is no event in the stream {stream!r}", hint="check its name")
+            raise ConfigError(f"there is no event {which}", hint="was it erased, or is it spelled otherwise?")
     return plan_erasure(chain.store, chain.events, np.unique(np.concatenate(meant)))
 
 
-def _login() -> str:
+def require_reason(reason: str | None) -> None:
+    from eventchain.errors import ConfigError
+
+    if not (reason or "").strip():
+        raise ConfigError("an erasure needs a reason", hint='--reason "request of 3 May, Art. 17 GDPR"')
+
+
+def login() -> str:
     from eventchain.errors import ConfigError
 
     try:
@@ -134,7 +183,7 @@ def is_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-def _confirm() -> None:
+def confirm() -> None:
     from eventchain.errors import ConfigError
 
     if not is_terminal():
@@ -143,19 +192,20 @@ def _confirm() -> None:
         raise ConfigError("nothing was erased")
 
 
-def _record(chain: Chain, choice: Choice, plan: Plan | None, reason: str, actor: str) -> None:
+def seal_records(chain: Chain, choice: Choice, due: Sequence[tuple[Plan, str]], actor: str) -> None:
+    """Seal a record of each plan for its reason, and whatever waits to be sealed."""
     from eventchain.erasure.erase import record
 
     with chain.sealing(choice, say_set_aside) as sealer:
         limit = chain.mining.block_events or sealer.builder.trunk.policy.events
         with shown(sealer, chain.events.head(), limit) as report:
-            if plan is None:
+            if not due:
                 sealer.seal_backlog(limit, report)
-            else:
+            for plan, reason in due:
                 record(sealer, plan, reason, actor, limit, report)
 
 
-def _complete(chain: Chain) -> Outcome:
+def complete_records(chain: Chain) -> Outcome:
     from eventchain.erasure.erase import complete
 
     def report(what: str, count: int) -> None:
@@ -172,19 +222,21 @@ def _complete(chain: Chain) -> Outcome:
 # -- printing -----------------------------------------------------------------------------------------
 
 
-def _print_plan(chain: Chain, plan: Plan, as_json: bool) -> None:
+def plan_as_dict(plan: Plan) -> dict[str, Any]:
+    return {
+        "events": len(plan.places),
+        "positions": sorted(plan.places.positions.tolist()),
+        "already_erased": plan.already,
+        "blocks": plan.blocks,
+        "blocks_to_mine": 2 if len(plan.places) else 0,
+        "hashes": plan.hashes if len(plan.places) else 0,
+        "snapshots": plan.snapshots,
+    }
+
+
+def print_plan(chain: Chain, plan: Plan, as_json: bool) -> None:
     if as_json:
-        print_json(
-            {
-                "events": len(plan.places),
-                "positions": sorted(plan.places.positions.tolist()),
-                "already_erased": plan.already,
-                "blocks": plan.blocks,
-                "blocks_to_mine": 2 if len(plan.places) else 0,
-                "hashes": plan.hashes if len(plan.places) else 0,
-                "snapshots": plan.snapshots,
-            }
-        )
+        print_json(plan_as_dict(plan))
         return
     if plan.already:
         note(f"{counted(plan.already, 'event')} on record already as erased")
@@ -202,7 +254,7 @@ def _print_plan(chain: Chain, plan: Plan, as_json: bool) -> None:
     note("not reached: backups, replicas, exports, and what was derived from the events")
 
 
-def _print(chain: Chain, outcome: Outcome, as_json: bool) -> None:
+def print_outcome(chain: Chain, outcome: Outcome, as_json: bool) -> None:
     if as_json:
         values: dict[str, Any] = {
             "erased": outcome.erased.tolist(),

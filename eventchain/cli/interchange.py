@@ -65,19 +65,21 @@ def export_command(file: Path, force: bool, config_file: Path) -> None:
     """Write all events to FILE.
 
     FILE is CloudEvents 1.0 as JSON Lines (.jsonl, .jsonl.gz, or - for stdout) or Parquet (.parquet). It
-    appears only when it is complete. Positions are given anew when it is imported.
+    appears only when it is complete. Positions are given anew when it is imported. What is encrypted is
+    written decrypted where the configuration has its keys.
     """
+    from eventchain.assembly import open_events
+    from eventchain.chain.rows import readable
     from eventchain.config import Config
     from eventchain.errors import ConfigError
-    from eventchain.eventstores import open_event_store
     from eventchain.interchange import write_events
     from eventchain.interchange.files import STANDARD
 
     if str(file) != STANDARD and file.exists() and not force:
         raise ConfigError(f"{file} exists already", hint="--force replaces it")
-    store = open_event_store(Config.load(config_file).store)
+    store = open_events(Config.load(config_file))
     try:
-        count = write_events(_batches(store), file)
+        count = write_events((readable(store, batch) for batch in _batches(store)), file)
     finally:
         store.close()
     note(f"exported {counted(count, 'event')}")

@@ -235,6 +235,7 @@ def _event_json(chain: Chain, view: ChainView, event: Event) -> dict[str, Any]:
     index, hidden = view.index_of(event.position), Hidden(None)
     if index is not None:
         event, hidden = view.hidden(event, index)
+    readable, forgotten = _readable(chain, view, event)
     values: dict[str, Any] = {
         "position": event.position,
         "stream": event.stream.decode("utf-8", "replace"),
@@ -243,12 +244,36 @@ def _event_json(chain: Chain, view: ChainView, event: Event) -> dict[str, Any]:
         "type": event.type.decode("utf-8", "replace"),
         "time": _unknown(event.time),
     }
-    for name, value in (("data", event.data), ("metadata", event.metadata)):
+    for name, value in (("data", readable.data), ("metadata", readable.metadata)):
         try:
             values[name] = None if value is None else value.decode("utf-8")
         except UnicodeDecodeError:
             values[f"{name}_base64"] = b64encode(value or b"").decode("ascii")
+    if forgotten:
+        values["forgotten"] = True
     return values | _place(chain, view, index, event, hidden)
+
+
+def _readable(chain: Chain, view: ChainView, event: Event) -> tuple[Event, bool]:
+    """The event decrypted, where it is encrypted and the configuration has keys, and whether its key was
+    destroyed."""
+    import numpy as np
+
+    from eventchain.chain.rows import rows_at
+    from eventchain.chain.view import events_of
+    from eventchain.errors import StoreError
+    from eventchain.formats.envelope import is_envelope
+
+    decrypted = getattr(chain.events, "decrypted", None)
+    payloads = [payload for payload in (event.data, event.metadata) if payload is not None]
+    if decrypted is None or view.branch != chain.store.branches()[0] or not any(map(is_envelope, payloads)):
+        return event, False
+    try:
+        batch, forgotten = decrypted(rows_at(chain.events.read, np.array([event.position])))
+    except StoreError as error:  # it is shown as it stands
+        note(f"not decrypted: {error.message}")
+        return event, False
+    return events_of(batch)[0], bool(forgotten[0])
 
 
 def _print_event(chain: Chain, view: ChainView, event: Event) -> None:
@@ -261,6 +286,8 @@ def _print_event(chain: Chain, view: ChainView, event: Event) -> None:
             value = "yes" if value else "NO: the event or its salt was changed after it was sealed"
         if name == "erased":
             value = _told(value)
+        if name == "forgotten":
+            value = "its key was destroyed"
         if value is None:
             value = "null" if name in ("data", "metadata") else "unknown"
         click.echo(f"{name.replace('_', ' '):<15} {printable(str(value))}")

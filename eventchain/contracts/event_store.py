@@ -130,5 +130,8 @@ class AppendableEventStore(EventStore, Protocol):
         """Set ``data`` and ``metadata`` of the events at these positions, (n,) int64, to null, all or none.
         On return they are nowhere in the store's files. What the database keeps besides (backups, replicas,
         PostgreSQL's WAL) is its administrator's. Doing it again does no harm, and completes what was broken
-        off. Raises StoreError where something stands in the way, as a reader of an old state."""
+        off. Raises StoreError where something stands in the way, as a reader of an old state.
+
+        A store whose payloads are encrypted, opened with keys, also has ``decrypted``: see
+        :class:`eventchain.subjects.Encrypted`."""
         ...

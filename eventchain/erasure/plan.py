@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eventchain.chain.nodes import LogReader
 from eventchain.chain.prefix import SealedPrefix, said_of
+from eventchain.chain.rows import readable
 from eventchain.chain.sealed import find_event
 from eventchain.chain.tip import SCAN
 from eventchain.contracts.chain_store import ChainStore
@@ -19,6 +20,9 @@ from eventchain.erasure.records import Records
 from eventchain.erasure.stretches import Places, events_at, places_of
 from eventchain.errors import StoreError
 from eventchain.formats.header import work_of
+
+if TYPE_CHECKING:
+    from eventchain.projections.filter import Filter
 
 READ = 32_768
 """Events read at a time."""
@@ -97,6 +101,32 @@ def in_stream(stream: str) -> Matches:
         return np.asarray(compute.equal(batch["stream"], stream).to_numpy(zero_copy_only=False), np.bool_)
 
     return matches
+
+
+def chosen_by(events: EventStore, filter: Filter, types: Sequence[str] = ()) -> Matches:
+    """The events that a projection's filter takes, of one of these types if any are given. It sees payloads
+    decrypted where the event store was opened with keys."""
+    from eventchain.projections.page import Events, Page
+
+    def matches(batch: Any) -> NDArray[np.bool_]:
+        from pyarrow import array, compute
+
+        rows = np.arange(batch.num_rows)
+        if types:
+            rows = np.flatnonzero(compute.is_in(batch["type"], array(types)).to_numpy(zero_copy_only=False))
+        page = Page(readable(events, batch) if filter.where else batch, filter.paths)
+        found = np.zeros(batch.num_rows, np.bool_)
+        found[filter.chosen(Events(page, rows)).rows] = True
+        return found
+
+    return matches
+
+
+def sealed_among(store: ChainStore, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of rising positions, (n,), at which the chain has a sealed event."""
+    with store.snapshot():
+        prefix = SealedPrefix(store)
+        return np.sort(places_of(LogReader(store, prefix.branch.id), prefix.size, positions).positions)
 
 
 def _batches(events: EventStore) -> Iterator[Any]:

@@ -5,31 +5,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
-from chains import BITS, Clock
-from eventchain_reference import open_backend
+from chains import Clock, begin, checked, seal, sealing
 from nats_server import NatsServer
 from oracle import check_chain
 from postgres import Server, connected, execute
 
 from eventchain.chain.feed import sealed_events
-from eventchain.chain.sealing import Sealer
 from eventchain.chainstores import open_chain_store
 from eventchain.contracts.event_store import NewEvent
 from eventchain.erasure.erase import Outcome, complete, record
 from eventchain.erasure.plan import plan_erasure
 from eventchain.errors import StoreError
 from eventchain.eventstores import open_event_store
-from eventchain.formats.policy import Policy
-from eventchain.mining.engine import Engine
-from eventchain.verify import Report, verify
 
 ORIGIN = "example.com/orders"
 
@@ -38,37 +32,12 @@ def secret(number: int) -> bytes:
     return hashlib.sha256(b"%d" % number).hexdigest().encode()
 
 
-@contextmanager
-def sealing(chain: Any, events: Any, clock: Clock) -> Iterator[Sealer]:
-    with chain.writer(), Engine(open_backend().devices, clock=clock) as engine:
-        yield Sealer(chain, engine, clock, events)
-
-
-def begin(chain: Any, events: Any, clock: Clock) -> None:
-    """A genesis, and everything that the event store holds sealed."""
-    with sealing(chain, events, clock) as sealer:
-        with chain.transaction():
-            built = sealer.builder.add_genesis(ORIGIN, Policy(BITS, 64, 1000, 0, events.source))
-        sealer.build(built)
-        sealer.seal_all()
-        sealer.seal_backlog(48)
-
-
-def seal(chain: Any, events: Any, clock: Clock) -> None:
-    with sealing(chain, events, clock) as sealer:
-        sealer.seal_backlog(48)
-
-
 def erase(chain: Any, events: Any, clock: Clock, *positions: int) -> Outcome:
     plan = plan_erasure(chain, events, np.array(positions))
     with sealing(chain, events, clock) as sealer:
         record(sealer, plan, "a request", "dpo", 48)
     with chain.writer():
         return complete(chain, events)
-
-
-def checked(chain: Any, events: Any) -> Report:
-    return verify(chain, events, now=Clock()() + 7200)
 
 
 # -- our own
@@ -102,18 +71,6 @@ def test_payloads_are_destroyed_and_rows_stay(urls: tuple[str, str]) -> None:
         assert check.faults() == []
 
 
-def data_files(server: Server) -> list[Path]:
-    """All but the write-ahead log, whose segments are the administrator's."""
-    (folder,) = server.execute("SHOW data_directory")[0]
-    return [f for f in Path(folder).rglob("*") if f.is_file() and "pg_wal" not in f.parts]
-
-
-def found_in(server: Server, wanted: dict[str, bytes]) -> list[str]:
-    server.execute("CHECKPOINT")
-    texts = [(file, file.read_bytes()) for file in data_files(server)]
-    return [f"{what} in {file}" for what, raw in wanted.items() for file, text in texts if raw in text]
-
-
 def payload(number: int) -> bytes:
     """Every other one too long for a row, and not to be compressed; the rest short enough for statistics."""
     return b"".join(secret(number + at) for at in range(0, 90_000, 1000)) if number % 2 else secret(number)
@@ -138,9 +95,9 @@ def test_no_byte_of_payload_or_salt_is_left_in_postgresql_files(postgres: Server
             wanted[f"data of {position}"] = row["data"][:64]
             salts = chain.pieces(1, (position - 1) // 256, 1)[0].salts
             wanted[f"salt of {position}"] = salts[16 * ((position - 1) % 256) :][:16]
-        assert len(found_in(postgres, wanted)) >= len(wanted)
+        assert len(postgres.holding(wanted)) >= len(wanted)
         assert erase(chain, events, clock, *erased).erased.tolist() == erased
-        assert found_in(postgres, wanted) == []
+        assert postgres.holding(wanted) == []
         check_chain(chain, events, now=clock() + 7200)
         report = checked(chain, events)
         assert (report.wrong, report.erased) == ([], len(erased))
@@ -153,9 +110,9 @@ def test_statistics_that_were_taken_are_dropped(postgres: Server) -> None:
         events.append("s", -1, [NewEvent(f"e{n}", "t", secret(-n)) for n in range(50)])
         execute(url, "ALTER TABLE events ALTER data SET STATISTICS 100", "ANALYZE events")
         wanted = {"data": secret(-7)}
-        assert len(found_in(postgres, wanted)) >= 2
+        assert len(postgres.holding(wanted)) >= 2
         events.erase(np.array([8]))
-        assert found_in(postgres, wanted) == []
+        assert postgres.holding(wanted) == []
         execute(url, "ANALYZE events")
         assert execute(url, "SELECT attname FROM pg_stats WHERE attname = 'data'") == []
 
@@ -171,7 +128,7 @@ def test_an_open_transaction_is_in_the_way(postgres: Server) -> None:
                 events.erase(np.array([3]))
             other.execute("COMMIT")
         events.erase(np.array([3]))
-        assert found_in(postgres, {"data": secret(-102)}) == []
+        assert postgres.holding({"data": secret(-102)}) == []
 
 
 def test_a_role_that_may_not_rewrite_is_told_so(postgres: Server) -> None:

@@ -55,7 +55,8 @@ FLOORS = {
     "mining": CONTRACTS,
     "chain": CONTRACTS | {"mining"},
     "snapshots": CONTRACTS | {"chain", "erasure", "mining", "projections"},
-    "erasure": CONTRACTS | {"chain"},
+    "erasure": CONTRACTS | {"chain", "projections"},
+    "subjects": CONTRACTS | {"chain", "erasure", "eventstores"},
     "verify": CONTRACTS,  # nothing of the builder's logic
     "chainstores": CONTRACTS,
     "eventstores": CONTRACTS,
