@@ -46,6 +46,7 @@ class Chain:
         mining: Mining | None = None,
         clock: Callable[[], float] = time.time,
         projections: Mapping[str, Spec] | None = None,
+        backends: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.events = events
         self.store = store
@@ -53,11 +54,12 @@ class Chain:
         self.mining = mining or Mining()
         self.projections = dict(projections or {})
         self._clock = clock
+        self._backends = dict(backends or {})
 
     def choose(self, backend: str | None = None, device: str | None = None) -> Choice:
         """The backend and devices to mine with, tested; the configuration's where an argument is None.
         Another backend than the configured one does not take the configured device."""
-        return choose_as_configured(self.mining, backend, device)
+        return choose_as_configured(self.mining, backend, device, self._backends)
 
     @contextmanager
     def sealing(
@@ -256,12 +258,17 @@ class Chain:
         self.close()
 
 
-def choose_as_configured(mining: Mining, backend: str | None = None, device: str | None = None) -> Choice:
-    """See :meth:`Chain.choose`."""
+def choose_as_configured(
+    mining: Mining,
+    backend: str | None = None,
+    device: str | None = None,
+    backends: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Choice:
+    """See :meth:`Chain.choose`; ``backends``: settings by the name of the backend that takes them."""
     backend = backend or mining.backend
     if device is None and backend.casefold() == mining.backend.casefold():
         device = mining.device
-    return choose(backend, device)
+    return choose(backend, device, (backends or {}).get(backend.casefold()))
 
 
 def open_chain(config: Config | str | Path = DEFAULT_FILE) -> Chain:
@@ -275,4 +282,6 @@ def open_chain(config: Config | str | Path = DEFAULT_FILE) -> Chain:
         events.close()
         raise
     anchors = (config.anchor,) if config.anchor else ()
-    return Chain(events, store, anchors, config.mining, projections=config.projections)
+    return Chain(
+        events, store, anchors, config.mining, projections=config.projections, backends=config.backends
+    )

@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -67,6 +67,11 @@ block_seconds = 1.0
 # nats = "nats://localhost:4222"
 # postgresql = "postgresql:///orders"
 
+[stratum]
+# With backend = "stratum" the SHA-256d miners mine that connect there: docs/stratum.md
+# listen = "0.0.0.0:3333"
+# password = "…"
+
 # A projection, whose states are sealed as snapshots: docs/snapshots.md
 # [projection.totals]
 # use = "sum"
@@ -107,6 +112,19 @@ class Announce:
 
 
 @dataclass(frozen=True, slots=True)
+class Stratum:
+    """Mining by SHA-256d miners that exist. listen: ``host:port`` where they connect; password: what they must
+    know, nothing when None."""
+
+    listen: str | None = None
+    password: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What is given, as the backend ``stratum`` takes it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """``store`` and ``chain`` are URLs; ``anchor`` is of the genesis; ``projections`` by name, those that get
     snapshots."""
@@ -117,7 +135,13 @@ class Config:
     mining: Mining = field(default_factory=Mining)
     run: Run = field(default_factory=Run)
     announce: Announce = field(default_factory=Announce)
+    stratum: Stratum = field(default_factory=Stratum)
     projections: Mapping[str, Spec] = field(default_factory=dict)
+
+    @property
+    def backends(self) -> dict[str, dict[str, Any]]:
+        """The settings of the backends that have a table of their own, by name."""
+        return {"stratum": self.stratum.settings()}
 
     @classmethod
     def load(cls, file: str | Path = DEFAULT_FILE) -> Config:
@@ -149,6 +173,8 @@ class Config:
         reader.check_keys(run, _names(Run), "run")
         announce = reader.take(values, "announce", dict, {})
         reader.check_keys(announce, _names(Announce), "announce")
+        stratum = reader.take(values, "stratum", dict, {})
+        reader.check_keys(stratum, _names(Stratum), "stratum")
         folder = path.resolve().parent
         return cls(
             store=resolve(reader.take(values, "store", str), folder),
@@ -169,6 +195,10 @@ class Config:
                 nats=reader.take(announce, "nats", str, None),
                 nats_subject=reader.take(announce, "nats_subject", str, DEFAULT_SUBJECT),
                 postgresql=reader.take(announce, "postgresql", str, None),
+            ),
+            stratum=Stratum(
+                listen=reader.take(stratum, "listen", str, None),
+                password=reader.take(stratum, "password", str, None),
             ),
             projections=specs(reader, reader.take(values, "projection", dict, {})),
         )

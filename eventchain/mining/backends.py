@@ -7,13 +7,14 @@ for. Whatever goes wrong with one becomes a BackendError that names it and says 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 import numpy as np
 
-from eventchain.contracts.backend import Backend, Device, Work
+from eventchain.contracts.backend import Backend, Device, Miner, Work
 from eventchain.errors import BackendError, ConfigError
 from eventchain.formats.header import HEADER, VERSION, bits_for_difficulty, work_of
 from eventchain.mining.check import Checked, check
@@ -35,7 +36,7 @@ class Choice:
     """
 
     name: str
-    devices: tuple[Device, ...]
+    devices: tuple[Device | Miner, ...]
     reasons: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -67,9 +68,10 @@ def available() -> list[str]:
     return sorted({entry.name for entry in entry_points(group=GROUP)}, key=lambda name: (name == LAST, name))
 
 
-def open_backend(name: str) -> Backend:
-    """Import and open a backend, its name in any case. Raises ConfigError when there is none of this name,
-    BackendError with the reason when it cannot be used here."""
+def open_backend(name: str, settings: Mapping[str, Any] | None = None) -> Backend:
+    """Import and open a backend, its name in any case, with the configuration's settings for it. Raises
+    ConfigError when there is none of this name or a setting is wrong, BackendError with the reason when it
+    cannot be used here."""
     name = _registered(name)
     entries = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
     if not entries:
@@ -80,9 +82,9 @@ def open_backend(name: str) -> Backend:
         )
     (entry,) = entries.values()
     try:
-        backend: Backend = entry.load()()
+        backend: Backend = entry.load()(**settings or {})
         names = [device.name for device in backend.devices]
-    except BackendError:
+    except (BackendError, ConfigError):
         raise
     except ImportError as error:
         raise BackendError(f"backend {name!r} cannot be imported: {error}", hint=_extra(entry)) from error
@@ -136,10 +138,11 @@ def _said(error: Exception) -> str:
 # -- choosing -----------------------------------------------------------------------------------------
 
 
-def choose(name: str = AUTO, device: str | None = None) -> Choice:
+def choose(name: str = AUTO, device: str | None = None, settings: Mapping[str, Any] | None = None) -> Choice:
     """The backend of this name, or for ``auto`` the one that measures fastest, with its devices tested.
 
     device: indices (``0`` or ``0,2``) or a part of a device's name, in any case; None takes all.
+    settings: the configuration's, for the backend of this name; ``auto`` asks no backend that needs some.
     A device that fails its self-test is left out, and says why in ``reasons``, as long as another passes.
 
     Raises ConfigError when there is no such backend or no device matches, BackendError with every reason
@@ -147,7 +150,7 @@ def choose(name: str = AUTO, device: str | None = None) -> Choice:
     """
     if name.casefold() != AUTO:
         name = _registered(name)
-        return _tested(name, select(open_backend(name).devices, device))
+        return _tested(name, select(open_backend(name, settings).devices, device))
     best: Choice | None = None
     fastest = 0.0
     reasons: dict[str, str] = {}
@@ -174,7 +177,7 @@ def choose(name: str = AUTO, device: str | None = None) -> Choice:
     raise BackendError(f"no backend is usable: {every}")
 
 
-def select(devices: Sequence[Device], device: str | None) -> tuple[Device, ...]:
+def select(devices: Sequence[Device | Miner], device: str | None) -> tuple[Device | Miner, ...]:
     """The devices that ``device`` means (see ``choose``). Raises ConfigError listing them when none does."""
     if device is None:
         return tuple(devices)
@@ -188,12 +191,12 @@ def select(devices: Sequence[Device], device: str | None) -> tuple[Device, ...]:
     raise ConfigError(f"no device matches {device!r}", hint=f"there are {_listed(devices)}")
 
 
-def _listed(devices: Sequence[Device]) -> str:
+def _listed(devices: Sequence[Device | Miner]) -> str:
     return ", ".join(f"{index}: {one.name}" for index, one in enumerate(devices))
 
 
-def _tested(name: str, devices: Sequence[Device]) -> Choice:
-    passed: list[Device] = []
+def _tested(name: str, devices: Sequence[Device | Miner]) -> Choice:
+    passed: list[Device | Miner] = []
     reasons: dict[str, str] = {}
     hint = ""
     for device in devices:
@@ -222,11 +225,14 @@ _BLOCK_1 = (
 )
 
 
-def self_test(device: Device) -> None:
-    """Known answers: Bitcoin's first two blocks, ranges without a hit, rolled versions beyond 2**32.
+def self_test(device: Device | Miner) -> None:
+    """Known answers: Bitcoin's first two blocks, ranges without a hit, rolled versions beyond 2**32. A miner
+    has none: nothing but what it finds can be tested, and is.
 
     Raises BackendError naming the device when it fails or an answer is wrong.
     """
+    if isinstance(device, Miner):
+        return
     blocks = np.frombuffer(bytes.fromhex(_GENESIS + _BLOCK_1 + _GENESIS), HEADER).copy()
     # Rolled as the engine does it, so that nothing has to be compiled that hard headers do not need.
     counters = blocks["nonce"].astype(np.uint64) * np.uint64(ROLLS)
@@ -266,13 +272,15 @@ def _timed(device: Device, work: Work) -> tuple[Checked, float]:
         raise BackendError(f"{device.name} failed: {_said(error)}", hint=hint) from error
 
 
-def measure(device: Device, seconds: float = 1.0, *, difficulty: float | None = None) -> float:
+def measure(device: Device | Miner, seconds: float = 1.0, *, difficulty: float | None = None) -> float:
     """Hashes a second, measured over about ``seconds`` after a warm-up.
 
     difficulty: None measures one header that is never solved over a large range; otherwise many headers
         of this difficulty in bits, each searched until it is solved or given up, as the engine does it.
-    Raises BackendError when the device fails.
+    Raises BackendError when the device fails, and for a miner, which cannot be told what to try.
     """
+    if isinstance(device, Miner):
+        raise BackendError(f"{device.name} cannot be measured but by what it mines")
     budget, hashes, spent = 2.0**14, 0, 0.0
     _timed(device, _load(budget, difficulty))  # compiles, allocates
     while spent < seconds:
