@@ -113,8 +113,8 @@ class Announce:
 
 @dataclass(frozen=True, slots=True)
 class Stratum:
-    """Mining by SHA-256d miners that exist. listen: ``host:port`` where they connect; password: what they must
-    know, nothing when None."""
+    """Mining by SHA-256d miners that exist. listen: ``host:port`` where they connect; password: what they
+    must know, nothing when None."""
 
     listen: str | None = None
     password: str | None = None

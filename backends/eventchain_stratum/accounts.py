@@ -15,8 +15,8 @@ logger = logging.getLogger("eventchain")
 
 @dataclass(slots=True)
 class Account:
-    """Counts of shares: right ones, those for blocks that were solved meanwhile, other wrong ones. ``hashes``:
-    expected for the right ones; ``blocks``: solved."""
+    """Counts of shares: right ones, those that came too late, other wrong ones. ``hashes``: expected for the
+    right ones; ``blocks``: solved."""
 
     connections: int = 0
     accepted: int = 0

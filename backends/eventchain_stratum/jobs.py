@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from eventchain.contracts.backend import Task
-from eventchain.formats.header import ROLL_MASK, VERSION, merkle_root, sha256d, target_of
+from eventchain.formats.header import ROLL_MASK, VERSION, sha256d, target_of
 from eventchain_stratum.protocol import (
     DUPLICATE,
     LOW_DIFFICULTY,
@@ -109,7 +109,7 @@ class Job:
         if self.block.solved or self.full:
             raise Refused(STALE, "this job is over")
         if not max(1, self.block.not_before) <= share.time <= max(now, self.time) + AHEAD_SECONDS:
-            raise Refused(OTHER, "the time is before the job's or too far ahead")
+            raise Refused(OTHER, "the time is before the block was built, or too far ahead")
         rolled = (share.version or 0) & ROLL_MASK
         if (share.version or 0) & ~self.mask & 0xFFFFFFFF & ~VERSION:
             raise Refused(OTHER, "version bits outside the mask")
@@ -138,7 +138,7 @@ class Blocks:
         return len(self._blocks)
 
     def keep(self, task: Task, but: Iterable[Key]) -> None:
-        """Only the blocks of this task, without those just solved. Those that are no longer asked for count as
+        """Only the blocks of this task, without those just solved. What is no longer asked for counts as
         solved: somebody else did it."""
         before, self._blocks = self._blocks, {}
         solved = set(but)
@@ -146,9 +146,8 @@ class Blocks:
         for header, manifest, not_before in rows:
             key = (header["prev"].tobytes(), manifest)
             if key not in solved:
-                self._blocks[key] = before.pop(key, None) or Block(
-                    *key[:1], int(header["bits"]), manifest, not_before
-                )
+                known = before.pop(key, None)
+                self._blocks[key] = known or Block(key[0], int(header["bits"]), manifest, not_before)
         for block in before.values():
             block.solved = True
 

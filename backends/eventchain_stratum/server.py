@@ -1,4 +1,4 @@
-"""The server: one thread with an asyncio loop, which all connections share and which none of them can hold up.
+"""The server: one thread with an asyncio loop that all connections share and none of them can hold up.
 
 A connection works on one block at a time, as far as there are enough on one that nobody else works on. What a
 miner sends is checked here; what solves a block waits for the engine, which checks it again.
@@ -13,7 +13,7 @@ import secrets
 import socket
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -47,8 +47,7 @@ LINES_A_SECOND, BURST = 20.0, 200.0
 MAX_WORKERS = 16
 """Names that one connection may authorize."""
 TURN_SECONDS, GATHER_SECONDS = 0.25, 0.01
-"""The engine is answered after so long, and sooner when something was found: then with all that follows within
-the latter."""
+"""The engine is answered after so long. When something is found, with all that follows within the latter."""
 TICK_SECONDS = 1.0
 logger = logging.getLogger("eventchain")
 
@@ -173,6 +172,7 @@ class Server:
         for other in others:
             other.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0)  # the transports close
 
     async def _tick(self) -> None:
         while True:
@@ -228,7 +228,7 @@ class Server:
             connection.give(self._job(connection, block), True, now)
 
     def _refresh(self, connection: Connection) -> None:
-        """The same block with another time and difficulty; what was found for the jobs before still counts."""
+        """The same block with another time and difficulty; shares of the jobs before still count."""
         if (block := connection.block) is not None and not block.solved:
             connection.give(self._job(connection, block), False, time.monotonic())
 

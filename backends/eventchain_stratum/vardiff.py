@@ -17,11 +17,15 @@ class Vardiff:
 
     def __init__(self, now: float) -> None:
         self.work = FIRST_WORK
-        self.rate = 0.0
-        """Hashes a second, over the last window or two."""
         self._since = now
         self._shares = 0
         self._hashes = 0
+        self._before = 0, 0.0  # hashes and seconds of the window before
+
+    def rate(self, now: float) -> float:
+        """Hashes a second, over this window and the one before."""
+        hashes, seconds = self._before
+        return (hashes + self._hashes) / max(seconds + now - self._since, 1.0)
 
     def share(self, work: int) -> None:
         """A share of so many expected hashes came."""
@@ -33,9 +37,8 @@ class Vardiff:
         seconds = now - self._since
         if self._shares < WINDOW_SHARES and seconds < WINDOW_SECONDS:
             return False
-        rate = self._hashes / max(seconds, 1e-3)
-        self.rate = (self.rate + rate) / 2 if self.rate else rate
-        wanted = rate * SPACING if self._shares else self.work / 4
+        wanted = self._hashes / max(seconds, 1e-3) * SPACING if self._shares else self.work / 4
+        self._before = self._hashes, seconds
         self._since, self._shares, self._hashes = now, 0, 0
         if 1 / STEADY <= wanted / self.work <= STEADY:
             return False

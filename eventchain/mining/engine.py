@@ -29,8 +29,8 @@ def _ignore(device: str, reason: str) -> None:
 
 
 class Engine:
-    """Solves headers on the given devices and miners, the ones submitted first first. Every method may be called from
-    any thread; use it as a context manager, or close it.
+    """Solves headers on the given devices and miners, the ones submitted first first. Every method may be
+    called from any thread; use it as a context manager, or close it.
 
     clock: unix seconds, for the headers' time
     timer: seconds, to measure devices by

@@ -202,9 +202,9 @@ class Schedule:
         work = Work(self._table["header"][rows], start, count, rolls)
         return self._hold(Slice(device, ids, self._table["extranonce"][rows], work))
 
-    def task(self, device: int, headers: int) -> Slice | None:
+    def task(self, device: int, headers: int, now: int) -> Slice | None:
         """The first so many headers that no other device has, for a miner; those of others when there are no
-        more. None when every header is solved."""
+        more. None when every header is solved. ``now``: unix seconds."""
         if not self.outstanding:
             return None
         if len(self._ready):
@@ -213,7 +213,7 @@ class Schedule:
             ids = self._held()[:headers]
         rows = ids - self._base
         manifests = [self._manifest(id) for id in ids.tolist()]
-        task = Task(self._table["header"][rows], manifests, self._table["not_before"][rows])
+        task = Task(self._table["header"][rows], manifests, self._table["not_before"][rows], now)
         return self._hold(Slice(device, ids, np.empty(0, np.uint64), task))
 
     def _hold(self, piece: Slice) -> Slice:
