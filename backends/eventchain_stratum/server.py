@@ -361,5 +361,5 @@ class Server:
             self._solved[job.block.key] = share.header, share.extranonce
             self._blocks.solve(job.block)
             self._news.set()
-            self._hand_out()
+            self._loop.call_soon(self._hand_out)  # when the miner has its answer
         return True

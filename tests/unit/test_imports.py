@@ -32,6 +32,7 @@ BACKENDS = {
     "eventchain_cpu",
     "eventchain_opencl",
     "eventchain_cuda",
+    "eventchain_stratum",
     "pyopencl",
     "cupy",
 }
