@@ -37,12 +37,7 @@ class Notified:
     def header(self, extranonce2: bytes, time: int, nonce: int, rolled: int = 0) -> bytes:
         root = sha256d(self.coinbase1 + self.extranonce1 + extranonce2 + self.coinbase2)
         version = self.version & ~MASK | rolled
-        return (
-            struct.pack("<I", version)
-            + self.prev
-            + root
-            + struct.pack("<III", time, self.bits, nonce)
-        )
+        return struct.pack("<I", version) + self.prev + root + struct.pack("<III", time, self.bits, nonce)
 
     @property
     def target(self) -> int:
@@ -121,7 +116,7 @@ class Client:
         return self.jobs[-1]
 
     def next_job(self) -> Notified:
-        """The first job that comes from now on."""
+        """The first job that comes from now on. Only where one is sure to come."""
         seen = len(self.jobs)
         while len(self.jobs) == seen:
             self.read()
@@ -168,13 +163,10 @@ class Mining:
     def _mine(self) -> None:
         with suppress(OSError, ValueError):  # the server, or the test, closed it
             while True:
+                job = self.client.job()
                 self.answers.append(self.client.mine_one())
-                if self.client.jobs[-1].id == self._worked_on and self.answers[-1] is True:
-                    self.client.next_job()
-
-    @property
-    def _worked_on(self) -> str:
-        return self.client.jobs[-1].id
+                while self.client.jobs[-1] is job:
+                    self.client.read()
 
     def stop(self) -> None:
         with suppress(OSError):

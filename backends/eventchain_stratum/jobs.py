@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
@@ -56,7 +57,10 @@ class Block:
 def difficulty_of(target: int) -> float:
     """Stratum's difficulty of a target, rounded to the easier side: many miners read whole numbers only."""
     exact = Fraction(DIFFICULTY_1, target)
-    return float(int(exact)) if exact >= 1 else float(exact * (1 - Fraction(1, 2**40)))
+    if exact >= 1:
+        exact = Fraction(int(exact))
+    nearest = float(exact)
+    return nearest if nearest <= exact else math.nextafter(nearest, 0.0)
 
 
 def target_at(difficulty: float) -> int:
