@@ -72,7 +72,7 @@ def check_sealed(task: Task, sealed: Sealed) -> Sealed:
         extranonces, hashes, rate = np.array(sealed.extranonces), int(sealed.hashes), float(sealed.rate)
     except Exception as error:  # whatever it was that came back, it was no answer
         raise BackendError(f"no sealed headers but {type(sealed).__name__} came back") from error
-    if (index.dtype, headers.dtype, extranonces.dtype) != (np.uint32, HEADER, np.uint64):
+    if index.dtype != np.uint32 or headers.dtype != HEADER or extranonces.dtype != np.uint64:
         raise BackendError("what was sealed has not the types of the contract")
     if not index.ndim == 1 or not index.shape == headers.shape == extranonces.shape:
         raise BackendError("what was sealed has not one length")
