@@ -39,7 +39,7 @@ chain = {chain}
 anchor = {anchor}
 
 [mining]
-# auto (the fastest that works here), reference, cpu, opencl, cuda or another installed one;
+# auto (the fastest that works here), reference, cpu, opencl, cuda, stratum or another installed one;
 # --backend and EVENTCHAIN_BACKEND come before it.
 backend = {backend}
 

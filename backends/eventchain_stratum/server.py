@@ -44,6 +44,8 @@ MAX_UNSENT = 2**18
 """Bytes that wait for a miner that does not read; one more line, and it is cut off."""
 LINES_A_SECOND, BURST = 20.0, 200.0
 """Of a connection, shares that are right not counted; what is more is read later."""
+MAX_WARNED = 1000
+"""Addresses that are warned of."""
 MAX_WORKERS = 16
 """Names that one connection may authorize."""
 TURN_SECONDS, GATHER_SECONDS = 0.25, 0.01
@@ -124,6 +126,7 @@ class Server:
         self._hashes = 0
         self._offset = time.time() - time.monotonic()  # of the engine's clock
         self._handed = 0
+        self._warned: set[str] = set()
         self._extranonce1 = secrets.randbelow(2**31)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="stratum", daemon=True)
@@ -261,7 +264,7 @@ class Server:
             await self._converse(connection, reader)
         except (ConnectionError, FormatError, ValueError, TimeoutError) as error:
             # ValueError: a line without an end within MAX_LINE. None of it is worth more than a line.
-            logger.info("a miner at %s was cut off: %s", connection.peer, error)
+            self._warn(connection, f"was cut off: {error}")
         except asyncio.CancelledError:
             pass
         except Exception:  # a fault of ours must not end the others
@@ -273,6 +276,12 @@ class Server:
             for worker in connection.workers:
                 self._accounts.leave(worker)
             writer.close()
+
+    def _warn(self, connection: Connection, text: str) -> None:
+        """Once an address: whoever floods us must not fill the logs."""
+        if connection.peer not in self._warned and len(self._warned) < MAX_WARNED:
+            self._warned.add(connection.peer)
+            logger.warning("a miner at %s %s", connection.peer, text)
 
     def _new_extranonce1(self) -> bytes:
         """One that no other connection has. Never 0, where the engine's own counting begins."""
@@ -329,7 +338,7 @@ class Server:
 
     def _authorize(self, connection: Connection, worker: str, password: str) -> bool:
         if self._password is not None and not hmac.compare_digest(password.encode(), self._password.encode()):
-            logger.warning("a miner at %s gave a wrong password", connection.peer)
+            self._warn(connection, "gave a wrong password")
             raise Refused(protocol.UNAUTHORIZED, "wrong password")
         if worker not in connection.workers:
             if len(connection.workers) >= MAX_WORKERS:
