@@ -40,7 +40,7 @@ class Refused(Exception):
 class Request(msgspec.Struct):
     method: str
     id: int | str | None = None
-    params: list[Any] = []
+    params: list[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ from eventchain_stratum.vardiff import Vardiff
 
 T = TypeVar("T")
 
-MAX_CONNECTIONS = 1024
+MAX_CONNECTIONS = 512
+"""Well below the files that a process may open, which are often 1,024."""
 MAX_STRANGERS = 64
 """Connections that have not given the password yet; one more, and the oldest of them is closed."""
 LOGIN_SECONDS = 15.0
@@ -252,7 +253,9 @@ class Server:
         if len(self._connections) >= MAX_CONNECTIONS:
             writer.transport.abort()
             return
-        strangers = [other for other in self._connections if not other.workers]
+        strangers = [
+            other for other in self._connections if not other.workers and not other.writer.is_closing()
+        ]
         if len(strangers) >= MAX_STRANGERS:
             strangers[0].writer.transport.abort()
         connection = Connection(writer, self._new_extranonce1(), time.monotonic())
@@ -262,8 +265,7 @@ class Server:
             link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         try:
             await self._converse(connection, reader)
-        except (ConnectionError, FormatError, ValueError, TimeoutError) as error:
-            # ValueError: a line without an end within MAX_LINE. None of it is worth more than a line.
+        except (OSError, FormatError) as error:
             self._warn(connection, f"was cut off: {error}")
         except asyncio.CancelledError:
             pass
@@ -293,7 +295,7 @@ class Server:
                 return candidate
 
     async def _converse(self, connection: Connection, reader: asyncio.StreamReader) -> None:
-        while (line := await reader.readline()).endswith(b"\n"):
+        while (line := await self._line(reader)).endswith(b"\n"):
             if not line.strip():
                 continue
             request = protocol.request(line)
@@ -318,6 +320,12 @@ class Server:
                     self._refresh(connection)
             await asyncio.sleep(wait)  # also with 0: the others get their turn
 
+    async def _line(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            return await reader.readline()
+        except ValueError:
+            raise FormatError(f"a line of more than {protocol.MAX_LINE} bytes") from None
+
     def _do(self, connection: Connection, request: protocol.Request) -> Any:
         """The result of a request. Raises Refused."""
         match request.method:
@@ -327,13 +335,13 @@ class Server:
                 notices = [["mining.set_difficulty", own], ["mining.notify", own]]
                 return [notices, own, protocol.EXTRANONCE2_SIZE]
             case "mining.authorize":
-                return self._authorize(connection, *protocol.login(request.params))
+                return self._authorize(connection, *protocol.login(request.params or []))
             case "mining.configure":
-                answered, mask = protocol.configured(request.params)
+                answered, mask = protocol.configured(request.params or [])
                 connection.mask = connection.mask if mask is None else mask
                 return answered
             case "mining.submit":
-                return self._submit(connection, request.params)
+                return self._submit(connection, request.params or [])
         raise Refused(protocol.OTHER, "there is no such method")
 
     def _authorize(self, connection: Connection, worker: str, password: str) -> bool:

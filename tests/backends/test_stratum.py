@@ -36,7 +36,7 @@ from eventchain.formats.header import (
     target_of,
     unmined,
 )
-from eventchain.mining.backends import choose
+from eventchain.mining.backends import choose, measure
 from eventchain.mining.backends import open_backend as open_by_name
 from eventchain.mining.check import check_sealed
 from eventchain.mining.engine import Engine, Mined
@@ -495,6 +495,51 @@ def test_the_engine_takes_no_other_answer(wrong):
     task, answer = right_answer()
     with pytest.raises(BackendError):
         check_sealed(task, Sealed(**answer | wrong))
+
+
+class Liar:
+    """A miner that says that it solved what it did not."""
+
+    name, width = "liar", 4
+
+    def __enter__(self) -> Liar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def mine(self, task: Task) -> Sealed:
+        headers = task.headers[:1].copy()
+        return Sealed(np.zeros(1, np.uint32), headers, np.zeros(1, np.uint64), 1, 1e9)
+
+
+def test_a_miner_that_lies_is_benched_and_its_blocks_go_to_others():
+    reference = open_by_name("reference").devices[0]
+    with Engine([Liar(), reference]) as engine:
+        chain = Chain(engine, 0)
+        chain.submit(20, 8)
+        chain.collect(20)
+        assert engine.benched == {
+            "liar": "a header's time is before its block was built, or ahead of the clock"
+        }
+
+
+def test_a_miner_and_a_device_share_the_blocks():
+    reference = open_by_name("reference").devices[0]
+    miner = StratumMiner("127.0.0.1", 0, None)
+    with Engine([miner, reference]) as engine:
+        chain = Chain(engine, 0)
+        chain.submit(300, 6)
+        chain.collect(300)
+        with Client(miner.port) as client:
+            client.login()
+            chain.submit(10, 6)
+            chain.collect(10)
+
+
+def test_a_miner_cannot_be_measured():
+    with pytest.raises(BackendError, match="cannot be measured"):
+        measure(StratumMiner("127.0.0.1", 0, None))
 
 
 # -- as it is used ------------------------------------------------------------------------------------
