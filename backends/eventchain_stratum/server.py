@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import os
 import secrets
 import socket
 import threading
@@ -139,7 +140,7 @@ class Server:
         except OSError as error:
             self._stop()
             raise BackendError(
-                f"cannot listen on {host}:{port}: {error.strerror or error}",
+                f"cannot listen on {host}:{port}: {os.strerror(error.errno) if error.errno else error}",
                 hint="another program may listen there, or the address is not this host's",
             ) from error
         self.port: int = self._server.sockets[0].getsockname()[1]
