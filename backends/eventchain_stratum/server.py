@@ -139,8 +139,11 @@ class Server:
             )
         except OSError as error:
             self._stop()
+            reason = error.strerror or str(error)
+            if error.errno and not isinstance(error, socket.gaierror):
+                reason = os.strerror(error.errno)  # asyncio's own repeats the address
             raise BackendError(
-                f"cannot listen on {host}:{port}: {os.strerror(error.errno) if error.errno else error}",
+                f"cannot listen on {host}:{port}: {reason}",
                 hint="another program may listen there, or the address is not this host's",
             ) from error
         self.port: int = self._server.sockets[0].getsockname()[1]
