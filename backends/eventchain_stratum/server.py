@@ -26,6 +26,7 @@ from eventchain.errors import BackendError, FormatError
 from eventchain.formats.header import HEADER
 from eventchain_stratum import protocol
 from eventchain_stratum.accounts import Accounts
+from eventchain_stratum.allowance import Allowance
 from eventchain_stratum.jobs import Block, Blocks, Job, Key
 from eventchain_stratum.protocol import Refused
 from eventchain_stratum.vardiff import Vardiff
@@ -44,8 +45,6 @@ REFRESH_SECONDS = 45.0
 """A job gets the time of day so often. cpuminer gives up a connection that is silent for two minutes."""
 MAX_UNSENT = 2**18
 """Bytes that wait for a miner that does not read; one more line, and it is cut off."""
-LINES_A_SECOND, BURST = 20.0, 200.0
-"""Of a connection, shares that are right not counted; what is more is read later."""
 MAX_WARNED = 1000
 """Addresses that are warned of."""
 MAX_WORKERS = 16
@@ -71,7 +70,7 @@ class Connection:
         self.jobs: OrderedDict[str, Job] = OrderedDict()
         self.given = now  # when the newest job was
         self._difficulty = 0.0  # that it was told
-        self._tokens, self._counted = BURST, now
+        self.allowance = Allowance(now)
 
     @property
     def ready(self) -> bool:
@@ -100,15 +99,6 @@ class Connection:
             self.send(protocol.notification("mining.set_difficulty", [told]))
         self.send(protocol.notification("mining.notify", job.notify(clean)))
 
-    def debt(self, now: float) -> float:
-        """Count a line; the seconds to wait before the next one is read."""
-        self._tokens = min(BURST, self._tokens + (now - self._counted) * LINES_A_SECOND) - 1
-        self._counted = now
-        return max(0.0, -self._tokens / LINES_A_SECOND)
-
-    def forgive(self) -> None:
-        self._tokens += 1
-
 
 class Server:
     """It listens until :meth:`close`. The methods are for other threads.
@@ -121,9 +111,7 @@ class Server:
         self._blocks = Blocks()
         self._connections: dict[Connection, None] = {}
         self._accounts = Accounts()
-        self._solved: dict[
-            Key, tuple[bytes, int]
-        ] = {}  # what the engine has not been told: header, extranonce
+        self._solved: dict[Key, tuple[bytes, int]] = {}  # header and extranonce, until the engine is told
         self._news = asyncio.Event()
         self._hashes = 0
         self._offset = time.time() - time.monotonic()  # of the engine's clock
@@ -198,6 +186,8 @@ class Server:
     # -- the engine's blocks
 
     async def _mine(self, task: Task) -> Sealed:
+        if self._ticking.done():
+            self._ticking.result()  # a fault of ours: it never ends by itself
         self._offset = task.now - time.monotonic()
         self._blocks.keep(task, self._solved)
         self._hand_out()
@@ -269,10 +259,10 @@ class Server:
             link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         try:
             await self._converse(connection, reader)
-        except (OSError, FormatError) as error:
+        except FormatError as error:
             self._warn(connection, f"was cut off: {error}")
-        except asyncio.CancelledError:
-            pass
+        except (OSError, asyncio.CancelledError):
+            pass  # it is gone, or we are to be
         except Exception:  # a fault of ours must not end the others
             logger.exception("a miner at %s was cut off", connection.peer)
         finally:
@@ -303,7 +293,7 @@ class Server:
             if not line.strip():
                 continue
             request = protocol.request(line)
-            wait = connection.debt(time.monotonic())
+            wait = connection.allowance.spend(time.monotonic())
             try:
                 reply = protocol.answer(request.id, self._do(connection, request))
             except Refused as refused:
@@ -374,7 +364,7 @@ class Server:
         except Refused as refused:
             account.refuse(refused.code)
             raise
-        connection.forgive()
+        connection.allowance.give_back()
         connection.vardiff.share(job.work)
         account.accept(job.work, share.solves)
         self._hashes += job.work

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from eventchain_stratum import StratumMiner, open_backend
+from eventchain_stratum.allowance import BURST, LINES_A_SECOND, Allowance
 from eventchain_stratum.jobs import LEASE_SECONDS, Blocks, Job, difficulty_of, target_at
 from eventchain_stratum.protocol import MAX_LINE, prevhash
 from eventchain_stratum.server import MAX_STRANGERS
@@ -389,6 +390,18 @@ def test_many_connections(chain, connect):
     chain.collect(200, seconds=60)
     for miner in miners:
         miner.stop()
+
+
+def test_who_sends_more_than_is_allowed_waits():
+    allowance, now, lines = Allowance(0.0), 0.0, 0
+    while now < 60:  # as fast as it is read
+        now += allowance.spend(now)
+        lines += 1
+    assert BURST + 59 * LINES_A_SECOND < lines < BURST + 61 * LINES_A_SECOND
+    for _ in range(10_000):  # shares that are right
+        allowance.spend(now)
+        allowance.give_back()
+    assert allowance.spend(now + 1) == 0
 
 
 # -- difficulty ---------------------------------------------------------------------------------------
