@@ -16,7 +16,7 @@ class StratumMiner:
     width = MAX_CONNECTIONS
 
     def __init__(self, host: str, port: int, password: str | None) -> None:
-        self.name = f"stratum on {host}:{port}"
+        self.name = f"stratum on [{host}]:{port}" if ":" in host else f"stratum on {host}:{port}"
         self._address = host, port
         self._password = password
         self._server: Server | None = None

@@ -566,6 +566,8 @@ def test_configured_wrongly():
             open_by_name("stratum", {"listen": listen})
     (device,) = choose("stratum", settings={"listen": "127.0.0.1:0"}).devices
     assert device.name == "stratum on 127.0.0.1:0"
+    (device,) = choose("stratum", settings={"listen": "[::1]:0"}).devices
+    assert device.name == "stratum on [::1]:0"
 
 
 def test_an_address_that_is_taken():
