@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from eventchain.chain.fit import require_fit
 from eventchain.chain.sealing import Sealer, Snapshots
 from eventchain.chainstores import open_chain_store
-from eventchain.config import DEFAULT_FILE, Config, Encryption, Fleet, Mining
+from eventchain.config import DEFAULT_FILE, Config, Encryption, Mining
 from eventchain.contracts.chain_store import ChainStore
 from eventchain.contracts.event_store import EventStore
 from eventchain.eventstores import open_event_store
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     from eventchain.verify import Report
 
 
-FLEET = "fleet"
-"""The backend that has a table of its own in the configuration."""
-
-
 def _ignore(*what: str) -> None:
     pass
 
@@ -51,7 +47,7 @@ class Chain:
         mining: Mining | None = None,
         clock: Callable[[], float] = time.time,
         projections: Mapping[str, Spec] | None = None,
-        fleet: Fleet | None = None,
+        backends: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.events = events
         self.store = store
@@ -59,12 +55,12 @@ class Chain:
         self.mining = mining or Mining()
         self.projections = dict(projections or {})
         self._clock = clock
-        self._fleet = fleet
+        self._backends = dict(backends or {})
 
     def choose(self, backend: str | None = None, device: str | None = None) -> Choice:
         """The backend and devices to mine with, tested; the configuration's where an argument is None.
         Another backend than the configured one does not take the configured device."""
-        return choose_as_configured(self.mining, backend, device, self._fleet)
+        return choose_as_configured(self.mining, backend, device, self._backends)
 
     @contextmanager
     def sealing(
@@ -264,14 +260,16 @@ class Chain:
 
 
 def choose_as_configured(
-    mining: Mining, backend: str | None = None, device: str | None = None, fleet: Fleet | None = None
+    mining: Mining,
+    backend: str | None = None,
+    device: str | None = None,
+    backends: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Choice:
-    """See :meth:`Chain.choose`."""
+    """See :meth:`Chain.choose`; ``backends``: settings by the name of the backend that takes them."""
     backend = backend or mining.backend
     if device is None and backend.casefold() == mining.backend.casefold():
         device = mining.device
-    settings = fleet.settings() if fleet and backend.casefold() == FLEET else None
-    return choose(backend, device, settings)
+    return choose(backend, device, (backends or {}).get(backend.casefold()))
 
 
 def open_events(config: Config) -> Any:
@@ -307,4 +305,6 @@ def open_chain(config: Config | str | Path = DEFAULT_FILE) -> Chain:
         events.close()
         raise
     anchors = (config.anchor,) if config.anchor else ()
-    return Chain(events, store, anchors, config.mining, projections=config.projections, fleet=config.fleet)
+    return Chain(
+        events, store, anchors, config.mining, projections=config.projections, backends=config.backends
+    )

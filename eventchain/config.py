@@ -40,7 +40,7 @@ chain = {chain}
 anchor = {anchor}
 
 [mining]
-# auto (the fastest that works here), reference, cpu, opencl, cuda or another installed one;
+# auto (the fastest that works here), reference, cpu, opencl, cuda, stratum or another installed one;
 # --backend and EVENTCHAIN_BACKEND come before it.
 backend = {backend}
 
@@ -67,6 +67,11 @@ block_seconds = 1.0
 # nats = "nats://localhost:4222"
 # creds = "coordinator.creds"
 # fallback = "cpu"
+
+[stratum]
+# With backend = "stratum" the SHA-256d miners mine that connect there: docs/stratum.md
+# listen = "0.0.0.0:3333"
+# password = "…"
 
 [announce]
 # Who is told what is sealed: docs/run.md
@@ -143,6 +148,19 @@ class Fleet:
 
 
 @dataclass(frozen=True, slots=True)
+class Stratum:
+    """Mining by SHA-256d miners that exist. listen: ``host:port`` where they connect; password: what they
+    must know, nothing when None."""
+
+    listen: str | None = None
+    password: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What is given, as the backend ``stratum`` takes it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class Encryption:
     """keys: URL of the key store; wrapping_key, old_wrapping_key: ``file:PATH`` or ``env:NAME``; metadata:
     whether that is encrypted too."""
@@ -165,9 +183,15 @@ class Config:
     run: Run = field(default_factory=Run)
     announce: Announce = field(default_factory=Announce)
     fleet: Fleet = field(default_factory=Fleet)
+    stratum: Stratum = field(default_factory=Stratum)
     encryption: Encryption | None = None
     retention: Mapping[str, Rule] = field(default_factory=dict)
     projections: Mapping[str, Spec] = field(default_factory=dict)
+
+    @property
+    def backends(self) -> dict[str, dict[str, Any]]:
+        """The settings of the backends that have a table of their own, by name."""
+        return {"fleet": self.fleet.settings(), "stratum": self.stratum.settings()}
 
     @classmethod
     def load(cls, file: str | Path = DEFAULT_FILE) -> Config:
@@ -201,6 +225,8 @@ class Config:
         reader.check_keys(announce, _names(Announce), "announce")
         fleet = reader.take(values, "fleet", dict, {})
         reader.check_keys(fleet, _names(Fleet), "fleet")
+        stratum = reader.take(values, "stratum", dict, {})
+        reader.check_keys(stratum, _names(Stratum), "stratum")
         folder = path.resolve().parent
         return cls(
             store=resolve(reader.take(values, "store", str), folder),
@@ -234,6 +260,10 @@ class Config:
             ),
             encryption=_encryption(reader, folder),
             retention=rules(reader, reader.take(values, "retention", dict, {})),
+            stratum=Stratum(
+                listen=reader.take(stratum, "listen", str, None),
+                password=reader.take(stratum, "password", str, None),
+            ),
             projections=specs(reader, reader.take(values, "projection", dict, {})),
         )
 

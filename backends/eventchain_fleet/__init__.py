@@ -62,5 +62,5 @@ def open_backend(
         raise BackendError(
             "no NATS server is named", hint='name one in the configuration: [fleet] nats = "nats://host:4222"'
         )
-    local = choose(fallback).devices if fallback else ()
+    local = choose(fallback).searchers if fallback else ()
     return FleetBackend(Coordinator(Login(nats, **login), [check_group(one) for one in groups], local))

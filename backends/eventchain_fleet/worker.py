@@ -70,7 +70,7 @@ class Worker:
         self.name = f"{this_host()}.{new_id() >> 32:08x}"
         self.group = group
         self._login, self._report = login, report
-        self.units = [Unit(self, number, device, duty) for number, device in enumerate(choice.devices)]
+        self.units = [Unit(self, number, device, duty) for number, device in enumerate(choice.searchers)]
         self.connection: Any = None
         self.jetstream: Any = None
         self._over: OrderedDict[int, None] = OrderedDict()  # searches, oldest first

@@ -59,7 +59,8 @@ def device_options(command: F) -> F:
         envvar="EVENTCHAIN_BACKEND",
         show_envvar=True,
         metavar="NAME",
-        help="auto, reference, cpu, opencl, cuda or another installed one. Default: the configuration's.",
+        help="auto, reference, cpu, opencl, cuda, stratum or another installed one. "
+        "Default: the configuration's.",
     )(command)
 
 

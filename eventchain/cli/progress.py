@@ -41,6 +41,8 @@ class Outlook:
         progress, position = self._sealer.progress, self._position()
         rest = max(0, self._head - position)
         hashes = progress.expected_hashes + -(-rest // self._block_events) * self._work
+        if hashes and not progress.rate:
+            return None
         mining = hashes / progress.rate if progress.rate else None
         elapsed = time.monotonic() - self._began
         building = rest * elapsed / (position - self._start) if position > self._start else None

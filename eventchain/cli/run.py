@@ -83,7 +83,7 @@ def _serve(
     from eventchain.service.run import Service
 
     config = Config.load(config_file)
-    choice = choose_as_configured(config.mining, backend, device, config.fleet)
+    choice = choose_as_configured(config.mining, backend, device, config.backends)
     say("devices", backend=choice.name, devices=[one.name for one in choice.devices])
     for name, reason in choice.set_aside.items():
         say("a device is set aside", level=logging.WARNING, device=name, reason=reason)

@@ -6,20 +6,24 @@ used here. It is called without arguments, or with the settings that the configu
 arguments. It is imported only when it is chosen.
 
 A device only searches. Rolling the extranonce, progress, cancelling, splitting work over devices,
-re-checking solutions and benching a device that returns wrong ones is the engine's, once for all.
+re-checking solutions and benching a device that returns wrong ones is the engine's, once for all. Hardware
+that insists on rolling extranonce, time and version by itself cannot be told which counters to try: it is a
+:class:`Miner`, which is given what blocks say and answers with what it found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 NONCES = 2**32
 MAX_ROLLS = 2**16
+MAX_AHEAD = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +85,74 @@ class Device(Protocol):
     def search(self, work: Work) -> Solutions: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Blocks to mine, for a miner that rolls everything that may be rolled.
+
+    headers: (n,) array of ``HEADER``, of which ``prev`` and ``bits`` count: all else is to be found
+    manifests: n byte strings, the coinbase before its extranonce
+    not_before: (n,) int64, unix seconds, the least time that each may be mined at
+    now: unix seconds, the engine's clock; a time may be ``MAX_AHEAD`` seconds after the later of the two
+    """
+
+    headers: NDArray[Any]
+    manifests: Sequence[bytes]
+    not_before: NDArray[np.int64]
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What a miner found since its last answer.
+
+    index: (m,) uint32, which block of the task, each at most once
+    headers: (m,) ``HEADER`` as mined
+    extranonces: (m,) uint64, at most 2^63−1
+    hashes: how many were tried meanwhile, and ``rate``: how many a second now, as far as it is known
+    """
+
+    index: NDArray[np.uint32]
+    headers: NDArray[Any]
+    extranonces: NDArray[np.uint64]
+    hashes: int
+    rate: float
+
+
+@runtime_checkable
+class Miner(Protocol):
+    """In the place of a device: something that seals blocks by itself. The engine enters it as a context when
+    it begins and leaves it when it ends, and calls ``mine`` again and again from one thread, with the blocks
+    that are not solved; most of them are those of the call before. Errors are BackendErrors."""
+
+    @property
+    def name(self) -> str:
+        """A name for people, unique within the backend."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """How many blocks it can make use of at once."""
+        ...
+
+    def mine(self, task: Task) -> Sealed:
+        """Returns soon after something was found, and within half a second when nothing was."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
 class Backend(Protocol):
-    """A way to search, with every device that it found on this host (at least one)."""
+    """A way to mine, with every device that it found on this host (at least one), or miner."""
 
     @property
     def name(self) -> str: ...
 
     @property
-    def devices(self) -> Sequence[Device]: ...
+    def devices(self) -> Sequence[Device | Miner]: ...

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from eventchain.contracts.backend import Backend, Device, Work
+from eventchain.contracts.backend import Backend, Device, Miner, Work
 from eventchain.errors import BackendError, ConfigError
 from eventchain.formats.header import HEADER, VERSION, bits_for_difficulty, work_of
 from eventchain.mining.check import Checked, check
@@ -36,7 +36,7 @@ class Choice:
     """
 
     name: str
-    devices: tuple[Device, ...]
+    devices: tuple[Device | Miner, ...]
     reasons: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -44,6 +44,17 @@ class Choice:
         """The reasons of its own devices that are left out, without those of other backends."""
         others = available()
         return {name: reason for name, reason in self.reasons.items() if name not in others}
+
+    @property
+    def searchers(self) -> tuple[Device, ...]:
+        """The devices, where each searches what it is told to, as one of a fleet must. Raises BackendError
+        where one is a miner that rolls by itself."""
+        found = tuple(device for device in self.devices if not isinstance(device, Miner))
+        if len(found) < len(self.devices):
+            raise BackendError(
+                f"the backend {self.name!r} cannot search for others", hint="choose one that uses this host"
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +188,7 @@ def choose(name: str = AUTO, device: str | None = None, settings: Mapping[str, A
     raise BackendError(f"no backend is usable: {every}")
 
 
-def select(devices: Sequence[Device], device: str | None) -> tuple[Device, ...]:
+def select(devices: Sequence[Device | Miner], device: str | None) -> tuple[Device | Miner, ...]:
     """The devices that ``device`` means (see ``choose``). Raises ConfigError listing them when none does."""
     if device is None:
         return tuple(devices)
@@ -191,12 +202,12 @@ def select(devices: Sequence[Device], device: str | None) -> tuple[Device, ...]:
     raise ConfigError(f"no device matches {device!r}", hint=f"there are {_listed(devices)}")
 
 
-def _listed(devices: Sequence[Device]) -> str:
+def _listed(devices: Sequence[Device | Miner]) -> str:
     return ", ".join(f"{index}: {one.name}" for index, one in enumerate(devices))
 
 
-def _tested(name: str, devices: Sequence[Device]) -> Choice:
-    passed: list[Device] = []
+def _tested(name: str, devices: Sequence[Device | Miner]) -> Choice:
+    passed: list[Device | Miner] = []
     reasons: dict[str, str] = {}
     hint = ""
     for device in devices:
@@ -225,11 +236,14 @@ _BLOCK_1 = (
 )
 
 
-def self_test(device: Device) -> None:
-    """Known answers: Bitcoin's first two blocks, ranges without a hit, rolled versions beyond 2**32.
+def self_test(device: Device | Miner) -> None:
+    """Known answers: Bitcoin's first two blocks, ranges without a hit, rolled versions beyond 2**32. A miner
+    has none: nothing but what it finds can be tested, and is.
 
     Raises BackendError naming the device when it fails or an answer is wrong.
     """
+    if isinstance(device, Miner):
+        return
     blocks = np.frombuffer(bytes.fromhex(_GENESIS + _BLOCK_1 + _GENESIS), HEADER).copy()
     # Rolled as the engine does it, so that nothing has to be compiled that hard headers do not need.
     counters = blocks["nonce"].astype(np.uint64) * np.uint64(ROLLS)
@@ -269,13 +283,15 @@ def _timed(device: Device, work: Work) -> tuple[Checked, float]:
         raise BackendError(f"{device.name} failed: {_said(error)}", hint=hint) from error
 
 
-def measure(device: Device, seconds: float = 1.0, *, difficulty: float | None = None) -> float:
+def measure(device: Device | Miner, seconds: float = 1.0, *, difficulty: float | None = None) -> float:
     """Hashes a second, measured over about ``seconds`` after a warm-up.
 
     difficulty: None measures one header that is never solved over a large range; otherwise many headers
         of this difficulty in bits, each searched until it is solved or given up, as the engine does it.
-    Raises BackendError when the device fails.
+    Raises BackendError when the device fails, and for a miner, which cannot be told what to try.
     """
+    if isinstance(device, Miner):
+        raise BackendError(f"{device.name} cannot be measured but by what it mines")
     budget, hashes, spent = 2.0**14, 0, 0.0
     _timed(device, _load(budget, difficulty))  # compiles, allocates
     while spent < seconds:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from threading import Condition, Thread
 from types import TracebackType
 from typing import Any, Self
@@ -15,9 +16,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from eventchain.contracts.backend import Device, Work
+from eventchain.contracts.backend import Device, Miner, Task, Work
 from eventchain.errors import BackendError
-from eventchain.mining.check import check
+from eventchain.mining.check import check, check_sealed
 from eventchain.mining.schedule import ROLLS, Mined, Schedule, Slice
 
 __all__ = ["Engine", "Mined"]
@@ -28,13 +29,14 @@ def _ignore(device: str, reason: str) -> None:
 
 
 class Engine:
-    """Solves headers on the given devices, the ones submitted first first. Every method may be called from
-    any thread; use it as a context manager, or close it.
+    """Solves headers on the given devices and miners, the ones submitted first first. Every method may be
+    called from any thread; use it as a context manager, or close it.
 
     clock: unix seconds, for the headers' time
     timer: seconds, to measure devices by
     slice_seconds: how long a device works between two looks at what there is to do, unless it says itself
-    duty: which share of the time a device works, above 0 and at most 1; it rests after every slice
+    duty: which share of the time a device works, above 0 and at most 1; it rests after every slice. A miner
+        does not: whose it is says how it works
     rolls: how many of a header's version values are tried with each nonce (see ``Work``), unless it is easy
     on_benched: called with a device's name and the reason, by the thread that calls ``collect``
     space: counters of a header after which its extranonce is rolled, ``rolls * 2**32`` unless a test
@@ -43,7 +45,7 @@ class Engine:
 
     def __init__(
         self,
-        devices: Sequence[Device],
+        devices: Sequence[Device | Miner],
         *,
         clock: Callable[[], float] = time.time,
         slice_seconds: float = 0.25,
@@ -160,8 +162,9 @@ class Engine:
         before its first."""
         with self._changed:
             return {
-                self._devices[number].name: pace.rate / 1e6 * self._duty
+                device.name: pace.rate / 1e6 * (1.0 if isinstance(device, Miner) else self._duty)
                 for number, pace in self._schedule.paces.items()
+                for device in [self._devices[number]]
             }
 
     def close(self, timeout: float = 60.0) -> None:
@@ -191,10 +194,14 @@ class Engine:
     # -- a device's thread --------------------------------------------------------------------------------
 
     def _serve(self, number: int) -> None:
+        device = self._devices[number]
         try:
+            if isinstance(device, Miner):
+                self._employ(number, device)
+                return
             while (piece := self._next(number)) is not None:
                 began = self._timer()
-                if not self._search(piece):
+                if not self._search(piece, device):
                     break
                 self._rest((self._timer() - began) * (1 / self._duty - 1))
         except BaseException as error:  # not the device's: a manifest that cannot be read, a fault of ours
@@ -202,11 +209,25 @@ class Engine:
                 self._failure = error
                 self._changed.notify_all()
 
+    def _employ(self, number: int, miner: Miner) -> None:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(miner)
+            except BaseException as error:  # a stranger's code may raise anything
+                self._bench(number, error)
+                return
+            while (piece := self._next(number)) is not None and self._mine(piece, miner):
+                pass
+
     def _next(self, number: int) -> Slice | None:
         """Wait for work. None when the engine is closed."""
+        device = self._devices[number]
         with self._changed:
             while not self._closed:
-                piece = self._schedule.next(number, int(self._clock()))
+                if isinstance(device, Miner):
+                    piece = self._schedule.task(number, device.width, int(self._clock()))
+                else:
+                    piece = self._schedule.next(number, int(self._clock()))
                 if piece is not None:
                     return piece
                 self._changed.wait()
@@ -218,9 +239,10 @@ class Engine:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed, seconds)
 
-    def _search(self, piece: Slice) -> bool:
+    def _search(self, piece: Slice, device: Device) -> bool:
         """False when the device is benched for it."""
-        device, work = self._devices[piece.device], piece.work
+        work = piece.work
+        assert isinstance(work, Work)
         # The device gets a copy: what it may write into its headers must not become part of a solution.
         copy = Work(work.headers.copy(), work.start.copy(), work.count, work.rolls)
         try:
@@ -229,18 +251,42 @@ class Engine:
             seconds = self._timer() - began
             checked = check(work, solutions)
         except BaseException as error:  # of a stranger's code, in a thread where nobody else would see it
-            reason = error.message if isinstance(error, BackendError) else f"{type(error).__name__}: {error}"
-            with self._changed:
-                self._schedule.give_back(piece)
-                self._schedule.bench(piece.device)
-                self._benched.append((device.name, reason))
-                self._changed.notify_all()
+            self._bench(piece.device, error, piece)
             return False
         with self._changed:
             self._schedule.paces[piece.device].update(checked.hashes, seconds)
             self._hashes += checked.hashes
-            mined = self._schedule.report(piece, checked.index, checked.headers)
-            if len(mined):
-                self._mined.append(mined)
-                self._changed.notify_all()
+            self._keep(self._schedule.report(piece, checked.index, checked.headers))
         return True
+
+    def _mine(self, piece: Slice, miner: Miner) -> bool:
+        """False when the miner is benched for it."""
+        task = piece.work
+        assert isinstance(task, Task)
+        try:
+            copy = Task(task.headers.copy(), tuple(task.manifests), task.not_before.copy(), task.now)
+            sealed = check_sealed(task, miner.mine(copy))
+        except BaseException as error:
+            self._bench(piece.device, error, piece)
+            return False
+        with self._changed:
+            self._schedule.paces[piece.device].set(sealed.rate)
+            self._hashes += sealed.hashes
+            self._keep(self._schedule.report(piece, sealed.index, sealed.headers, sealed.extranonces))
+        return True
+
+    def _keep(self, mined: Mined) -> None:
+        if len(mined):
+            self._mined.append(mined)
+            self._changed.notify_all()
+
+    def _bench(self, number: int, error: BaseException, piece: Slice | None = None) -> None:
+        """Give a device no more work; what it was working on is for the others."""
+        reason = error.message if isinstance(error, BackendError) else f"{type(error).__name__}: {error}"
+        with self._changed:
+            if piece is not None:
+                self._schedule.give_back(piece)
+            if number in self._schedule.paces:
+                self._schedule.bench(number)
+                self._benched.append((self._devices[number].name, reason))
+            self._changed.notify_all()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eventchain.contracts.backend import NONCES, Work
+from eventchain.contracts.backend import NONCES, Task, Work
 from eventchain.formats.header import HEADER, MAX_EXTRANONCE, merkle_root, work_of
 
 PATIENCE = 4
@@ -83,8 +83,8 @@ class Slice:
 
     device: int
     ids: NDArray[np.int64]
-    extranonces: NDArray[np.uint64]
-    work: Work
+    extranonces: NDArray[np.uint64]  # of a search
+    work: Work | Task
 
 
 class Pace:
@@ -105,6 +105,10 @@ class Pace:
         self._hashes = self._hashes / 2 + hashes
         self._seconds = self._seconds / 2 + max(seconds, 1e-9)
         self.budget = max(1.0, min(self.budget * GROWTH, self.rate * self._slice_seconds))
+
+    def set(self, rate: float) -> None:
+        """Where it is measured elsewhere."""
+        self._hashes, self._seconds = rate, 1.0
 
 
 class Schedule:
@@ -202,20 +206,40 @@ class Schedule:
         ids, count, rolls = self._pick(self.paces[device])
         rows = ids - self._base
         self._refresh(rows, now, self._space_of(rolls))
-        self._table["holders"][rows] += 1
         start = self._table["next"][rows]
         self._table["next"][rows] = start + np.uint64(count)
         work = Work(self._table["header"][rows], start, count, rolls)
-        piece = Slice(device, ids, self._table["extranonce"][rows], work)
+        return self._hold(Slice(device, ids, self._table["extranonce"][rows], work))
+
+    def task(self, device: int, headers: int, now: int) -> Slice | None:
+        """The first so many headers that no other device has, for a miner; those of others when there are no
+        more. None when every header is solved. ``now``: unix seconds."""
+        if not self.outstanding:
+            return None
+        if len(self._ready):
+            ids, self._ready = np.split(self._ready, [headers])
+        else:
+            ids = self._held()[:headers]
+        rows = ids - self._base
+        manifests = [self._manifest(id) for id in ids.tolist()]
+        task = Task(self._table["header"][rows], manifests, self._table["not_before"][rows], now)
+        return self._hold(Slice(device, ids, np.empty(0, np.uint64), task))
+
+    def _hold(self, piece: Slice) -> Slice:
+        self._table["holders"][piece.ids - self._base] += 1
         self._open.add(piece)
         return piece
+
+    def _held(self) -> NDArray[np.int64]:
+        """Ids of what devices hold and is not solved, first in order first."""
+        held = np.unique(np.concatenate([piece.ids for piece in self._open]))
+        return held[self._live(held)]
 
     def _pick(self, pace: Pace) -> tuple[NDArray[np.int64], int, int]:
         """Ids of headers of equal bits, how many counters to try for each, how many of them a nonce has."""
         pool, share = self._ready, self._share(pace)
         if shared := not len(pool):  # then help with what the others hold, first in order first
-            held = np.unique(np.concatenate([piece.ids for piece in self._open]))
-            pool, share = held[self._live(held)], 1.0
+            pool, share = self._held(), 1.0
         first = self._table[pool[0] - self._base]
         expected = float(first["expected"])
         headers = min(int(pace.budget / expected), math.ceil(len(pool) * share), MAX_HEADERS)
@@ -256,17 +280,25 @@ class Schedule:
 
     # -- taking back --------------------------------------------------------------------------------------
 
-    def report(self, piece: Slice, index: NDArray[np.uint32], headers: NDArray[Any]) -> Mined:
-        """Take back a slice with its solutions, which must be right. Returns those of headers that no
-        other slice has solved before."""
+    def report(
+        self,
+        piece: Slice,
+        index: NDArray[np.uint32],
+        headers: NDArray[Any],
+        extranonces: NDArray[np.uint64] | None = None,
+    ) -> Mined:
+        """Take back a slice with its solutions, which must be right; ``extranonces`` are a miner's. Returns
+        those of headers that no other slice has solved before."""
+        if extranonces is None:
+            extranonces = piece.extranonces[index]
         news = self._live(piece.ids[index])
-        index, headers = index[news], headers[news]
+        index, headers, extranonces = index[news], headers[news], extranonces[news]
         rows = piece.ids[index] - self._base
         self._table["live"][rows] = False
         bits, counts = np.unique(headers["bits"], return_counts=True)
         self._unsolved.subtract(dict(zip(bits.tolist(), counts.tolist(), strict=True)))
         self.give_back(piece)
-        return Mined(self._table["key"][rows], headers, piece.extranonces[index])
+        return Mined(self._table["key"][rows], headers, extranonces)
 
     def give_back(self, piece: Slice) -> None:
         """Take back a slice; what of it is not solved and not held elsewhere is ready again, in its place

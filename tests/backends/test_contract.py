@@ -29,7 +29,8 @@ from eventchain.mining.backends import available, open_backend
 
 IMPOSSIBLE = 0x01010000  # target 1
 EVERYWHERE = {"reference", "cpu", "opencl", "fleet"}  # work on every host with the extra `dev`
-NAMES = [*available(), *(f"cpu:{variant}" for variant in VARIANTS)]
+MINERS = {"stratum"}  # have another contract: they roll by themselves
+NAMES = [*(name for name in available() if name not in MINERS), *(f"cpu:{variant}" for variant in VARIANTS)]
 
 
 @cache

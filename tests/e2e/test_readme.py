@@ -125,7 +125,7 @@ def test_make_targets_exist_and_are_explained() -> None:
 def test_the_table_of_backends_is_complete() -> None:
     table = README.partition("\n## Backends\n")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == {
-        name for name in available() if name in ("cpu", "opencl", "cuda", "fleet", "reference")
+        name for name in available() if name in ("cpu", "opencl", "cuda", "fleet", "stratum", "reference")
     }
 
 

@@ -33,6 +33,7 @@ BACKENDS = {
     "eventchain_opencl",
     "eventchain_cuda",
     "eventchain_fleet",
+    "eventchain_stratum",
     "pyopencl",
     "cupy",
 }
