@@ -2,6 +2,8 @@
 
 A record counts when it is sealed and nothing is wrong with it. An event that it covers has a commitment in
 the place of its salt, and neither data nor metadata; its row stays where the event store is EventChain's own.
+Of an event that was removed from the log there is nothing: :mod:`.incarnations` holds the old log against the
+new one.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from eventchain.contracts.chain_store import TILE, ChainStore
 from eventchain.errors import FormatError
 from eventchain.formats.erasure import TYPE, Erasure, branch_of
-from eventchain.formats.manifest import base_origin
+from eventchain.formats.manifest import base_origin, incarnation_of
 from eventchain.verify.findings import Report
 from eventchain.verify.leaves import NOWHERE, LeafTable, Window
 from eventchain.verify.naming import RUN, Naming
@@ -36,7 +38,7 @@ NOBODY = -1
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
+class Record:
     """``number``: its position on the branch; ``height``: of its block there; ``time``: microseconds."""
 
     number: int
@@ -53,7 +55,9 @@ class Records:
 
     origin: str = ""
     damaged: bool = False
-    every: list[_Record] = field(default_factory=list)
+    every: list[Record] = field(default_factory=list)
+    removals: list[Record] = field(default_factory=list)
+    removed: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # rising, all done
     claims: list[int] = field(default_factory=list)  # how many positions are each one's
     firsts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     lasts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
@@ -101,7 +105,11 @@ def read_records(store: ChainStore, trunk: Walk, walk: Walk | None, report: Repo
                     report.add("branch", error.message, **where)
                 continue
             time = batch["time"][row].as_py()
-            records.every.append(_Record(number, block.height, time, erasure))
+            every = records.every if erasure.removal is None else records.removals
+            every.append(Record(number, block.height, time, erasure))
+    now = incarnation_of(trunk.origin)
+    done = [one.erasure.positions for one in records.removals if incarnation_of(one.erasure.origin) < now]
+    records.removed = np.sort(np.concatenate([np.empty(0, np.int64), *done]))
     _lay_out(records, report)
     return records
 
@@ -144,8 +152,9 @@ def _lay_out(records: Records, report: Report) -> None:
     table = np.array(kept, np.int64).reshape(-1, 3)
     records.firsts, records.lasts, records.owners = table.T
     records.claims = [0] * len(records.every)
-    for first, last, owner in kept:
-        records.claims[owner] += last - first + 1
+    for first, last, owner in kept:  # what was removed later is no longer in the log
+        since, until = np.searchsorted(records.removed, [first, last + 1])
+        records.claims[owner] += last - first + 1 - int(until - since)
 
 
 class ErasureCheck:
@@ -220,8 +229,18 @@ class ErasureCheck:
                 count=erasure.count,
                 notice=True,
             )
+        for record in self._records.removals:
+            erasure = record.erasure
+            if incarnation_of(erasure.origin) < incarnation_of(self._walk.origin):
+                done = f"removed by {erasure.actor}: {erasure.reason}"
+                self._tell_record("erasure", record, done, count=erasure.count, notice=True)
+            else:
+                left = (
+                    f"the record says that {erasure.count} events are removed, and the chain has them still"
+                )
+                self._tell_record("unerased", record, left)
 
-    def _tell_record(self, kind: str, record: _Record, message: str, **more: Any) -> None:
+    def _tell_record(self, kind: str, record: Record, message: str, **more: Any) -> None:
         where = {"origin": self._records.origin, "height": record.height, "position": record.number}
         self._report.add(kind, message, **where, **more)
 
