@@ -21,7 +21,7 @@ the blocks are being built, with a lower one they are archived.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +33,15 @@ from eventchain.chain.build import Builder, Clock
 from eventchain.chain.prefix import trunk_of
 from eventchain.chain.rows import ROWS, joined, rows_at
 from eventchain.chain.sealing import Progress, Sealer
-from eventchain.contracts.chain_store import ChainStore
+from eventchain.chain.tip import block_link
+from eventchain.contracts.chain_store import Branch, ChainStore
 from eventchain.contracts.event_store import EventStore
 from eventchain.erasure.erase import Report, complete, record_event
 from eventchain.erasure.plan import require_sealed
 from eventchain.erasure.rebuild import Part, Rebuilder, head_of, read_part
 from eventchain.erasure.records import Record, Records
 from eventchain.errors import StoreError
+from eventchain.formats.anchor import Anchor
 from eventchain.formats.erasure import Erasure, Removal, ranges_of
 from eventchain.formats.header import work_of
 from eventchain.formats.manifest import Replaced, incarnation_of
@@ -115,10 +117,10 @@ class Remover:
         """Seal everything that waits, then the record. Raises StoreError as :func:`plan_removal`."""
         require_complete(self._store)
         complete(self._store, self._events)  # what is erased in place, while it can be told from what is not
-        sealer = Sealer(self._store, self._engine, self._clock, self._events)
+        sealer = Sealer(self._store, self._engine, self._clock, as_sealed(self._store, self._events))
         with _kept(sealer, self._engine):
             sealer.resume()
-            sealer.seal_backlog(block_events, report)
+            sealer.seal_backlog(block_events, report)  # the policy may allow fewer
             builder = sealer.builder
             height, link, seal = head_of(builder)
             closed = tuple(sorted(read_part(self._store, plan.positions).snapshots))
@@ -233,10 +235,17 @@ def finish(
     return len(there), np.empty(0, np.int64)
 
 
-def purge(store: ChainStore, report: Report = lambda what, count: None) -> int:
+def purge(store: ChainStore, anchors: Iterable[Anchor], report: Report = lambda what, count: None) -> int:
     """Destroy the archives of all replaced incarnations and closed branches; how many there were. Inside
-    ``store.writer()``."""
+    ``store.writer()``. Raises StoreError unless one of the anchors is of the trunk's incarnation: of what is
+    destroyed nothing can be proven from there."""
     require_complete(store)
+    trunk = trunk_of(store)
+    if not any(_is_of(store, trunk, anchor) for anchor in anchors):
+        raise StoreError(
+            f"no anchor of {trunk.origin} is given, without which nothing would hold the log any more",
+            hint="`eventchain verify --anchor FILE` writes one; keep it, and name it with --anchor",
+        )
     archives = [one for one in store.incarnations() if len(store.last_block(one.id))]
     with store.transaction():
         for one in archives:
@@ -248,6 +257,12 @@ def purge(store: ChainStore, report: Report = lambda what, count: None) -> int:
             for one in archives:
                 store.put_incarnation(one._replace(unfinished=False))
     return len(archives)
+
+
+def _is_of(store: ChainStore, trunk: Branch, anchor: Anchor) -> bool:
+    rows = store.blocks(trunk.id, anchor.height, 1)
+    there = len(rows) and rows.heights[0] == anchor.height
+    return anchor.origin == trunk.origin and bool(there) and block_link(rows, 0) == anchor.link
 
 
 class WithoutRemoved:

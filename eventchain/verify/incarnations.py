@@ -205,8 +205,8 @@ def _replacing(number: int, every: Iterator[Manifest] | list[Manifest]) -> Manif
 @dataclass
 class Archives:
     """The incarnations of the trunk that were replaced, by origin; ``closed``: origins of closed branches and
-    the record of each; ``links``: of their archived blocks, by origin and height; ``records``: of removals, by
-    the origin that was replaced."""
+    the record of each; ``links``: of their archived blocks, by origin and height; ``records``: of removals,
+    by the origin that was replaced."""
 
     every: dict[str, _Archived] = field(default_factory=dict)
     closed: dict[str, str] = field(default_factory=dict)

@@ -54,7 +54,7 @@ FLOORS = {
     "mining": CONTRACTS,
     "chain": CONTRACTS | {"mining"},
     "snapshots": CONTRACTS | {"chain", "erasure", "mining", "projections"},
-    "erasure": CONTRACTS | {"chain"},
+    "erasure": CONTRACTS | {"chain", "mining"},
     "verify": CONTRACTS,  # nothing of the builder's logic
     "chainstores": CONTRACTS,
     "eventstores": CONTRACTS,
