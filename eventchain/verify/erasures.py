@@ -57,11 +57,18 @@ class Records:
     damaged: bool = False
     every: list[Record] = field(default_factory=list)
     removals: list[Record] = field(default_factory=list)
-    removed: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # rising, all done
+    done: list[Record] = field(default_factory=list)  # of the removals, those that were carried out
     claims: list[int] = field(default_factory=list)  # how many positions are each one's
     firsts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     lasts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     owners: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def removed(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether the event at each position (n,) was removed from the log: (n,)."""
+        found = np.zeros(len(positions), np.bool_)
+        for record in self.done:
+            found |= record.erasure.covers(positions)
+        return found
 
     def of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which record covers each position (n,): (n,), −1 for none."""
@@ -108,8 +115,7 @@ def read_records(store: ChainStore, trunk: Walk, walk: Walk | None, report: Repo
             every = records.every if erasure.removal is None else records.removals
             every.append(Record(number, block.height, time, erasure))
     now = incarnation_of(trunk.origin)
-    done = [one.erasure.positions for one in records.removals if incarnation_of(one.erasure.origin) < now]
-    records.removed = np.sort(np.concatenate([np.empty(0, np.int64), *done]))
+    records.done = [one for one in records.removals if incarnation_of(one.erasure.origin) < now]
     _lay_out(records, report)
     return records
 
@@ -152,9 +158,11 @@ def _lay_out(records: Records, report: Report) -> None:
     table = np.array(kept, np.int64).reshape(-1, 3)
     records.firsts, records.lasts, records.owners = table.T
     records.claims = [0] * len(records.every)
-    for first, last, owner in kept:  # what was removed later is no longer in the log
-        since, until = np.searchsorted(records.removed, [first, last + 1])
-        records.claims[owner] += last - first + 1 - int(until - since)
+    removed = [pair for record in records.done for pair in record.erasure.ranges]
+    for first, last, owner in kept:
+        records.claims[owner] += last - first + 1
+        for start, end in removed:  # later: that is no longer in the log
+            records.claims[owner] -= max(0, min(last, end) - max(first, start) + 1)
 
 
 class ErasureCheck:

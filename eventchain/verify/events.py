@@ -93,7 +93,7 @@ def check_store(
         """Without the events that were removed from it, which are no longer held against it."""
         for batch in batches:
             positions = batch["position"].to_numpy()
-            removed = np.isin(positions, records.removed)
+            removed = records.removed(positions)
             if removed.any():
                 stay.append(positions[removed])
                 batch = batch.filter(pa.array(~removed))

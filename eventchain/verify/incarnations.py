@@ -18,6 +18,7 @@ from eventchain.contracts.chain_store import Branch, ChainStore, Incarnation
 from eventchain.errors import FormatError
 from eventchain.formats import header as fmt
 from eventchain.formats.anchor import Anchor
+from eventchain.formats.erasure import Erasure
 from eventchain.formats.log import Frontier, Hashes
 from eventchain.formats.manifest import (
     Manifest,
@@ -167,12 +168,12 @@ class _Archived:
                     return
             at += count
 
-    def check_less(self, removed: NDArray[np.int64]) -> None:
-        """That what replaced it holds just the same leaves, less those at these positions (n,)."""
+    def check_less(self, removed: Erasure) -> None:
+        """That what replaced it holds just the same leaves, less those that the record names."""
         at, taken = self.leaf, 0
         for first, end in _pages(self.leaf, self.size):
             hashes, positions = self.leaves(first, end)
-            stay = ~np.isin(positions, removed)
+            stay = ~removed.covers(positions)
             taken += int((~stay).sum())
             until = at + int(stay.sum())
             new = self.above.leaves(at, until) if until <= self.above.size else None
@@ -181,8 +182,8 @@ class _Archived:
                 self.fault = f"leaves {at} to {until - 1} of {next_incarnation(self.row.origin)} {what}"
                 return
             at = until
-        if taken != len(removed):
-            self.fault = f"of the {len(removed)} positions that the record names it has {taken}"
+        if taken != removed.count:
+            self.fault = f"of the {removed.count} positions that the record names it has {taken}"
 
 
 def _pages(first: int, end: int) -> Iterator[tuple[int, int]]:
@@ -234,9 +235,8 @@ def read_archives(
     """Check every removal of the chain and what is archived of it."""
     rows = store.incarnations()
     archives = Archives()
-    now = incarnation_of(trunk.origin)
-    for record in records.removals:
-        if record.erasure.removal is not None and incarnation_of(record.erasure.origin) < now:
+    for record in records.done:
+        if record.erasure.removal is not None:
             name = f"{records.origin}/{record.number}"
             archives.closed |= dict.fromkeys(record.erasure.removal.closed, name)
             archives.records[record.erasure.origin] = name
@@ -306,9 +306,8 @@ def _replaced(
             lost = True
             continue
         archives.every[origin] = log = archived
-    now = incarnation_of(trunk.origin)
-    for record in records.removals:
-        if record.number not in done and incarnation_of(record.erasure.origin) < now and not lost:
+    for record in records.done:
+        if record.number not in done and not lost:
             report.add(
                 "unerased",
                 f"the record says that {record.erasure.origin} was replaced, and no block does",
@@ -347,7 +346,7 @@ def _check(archived: _Archived, record: Record, said: Manifest) -> None:
         return
     archived.check_leaves()
     if archived.fault is None:
-        archived.check_less(record.erasure.positions)
+        archived.check_less(record.erasure)
 
 
 def _check_closed(walks: dict[str, Walk], records: Records, archives: Archives, report: Report) -> None:
