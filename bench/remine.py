@@ -174,10 +174,9 @@ def main() -> None:
             for result in measured(url, folder, options.backends, bits, options):
                 figures["results"].append(result)
                 if "steps" in result:
-                    told = ", ".join(f"{step} {value:.2f} s" for step, value in result["steps"].items())
-                    print(
-                        f"{bits} bits, a whole removal of 1 of {count:,} events on {result['backend']}: {told}"
-                    )
+                    told = ", ".join(f"{step} {took:.2f} s" for step, took in result["steps"].items())
+                    told += f" on {result['backend']}"
+                    print(f"{bits} bits, a whole removal of 1 of {count:,} events: {told}")
                     continue
                 median = result["median_seconds"]
                 print(
