@@ -59,8 +59,9 @@ class _Walker:
     def take(self, rows: Blocks, found: Derived) -> None:
         row, origin = 0, ""
         while row < len(rows):
-            if not row or origin != self._rules.origin:  # the blocks of an incarnation, and those of the next
-                origin = self._rules.origin or self.walk.origin
+            now = self._rules.origin or self.walk.origin
+            if not row or now != origin:  # the blocks of an incarnation, and those of the next
+                origin = now
                 said = plain.read(origin, rows.manifests)
                 in_order = plain.in_order(rows, found, said, self._latest)
                 ends = np.flatnonzero(~in_order)  # of runs in order
