@@ -239,14 +239,12 @@ class ErasureCheck:
             )
         for record in self._records.removals:
             erasure = record.erasure
-            if incarnation_of(erasure.origin) < incarnation_of(self._walk.origin):
+            if record in self._records.done:
                 done = f"removed by {erasure.actor}: {erasure.reason}"
                 self._tell_record("erasure", record, done, count=erasure.count, notice=True)
             else:
-                left = (
-                    f"the record says that {erasure.count} events are removed, and the chain has them still"
-                )
-                self._tell_record("unerased", record, left)
+                left = "the chain still has what the record removed"
+                self._tell_record("unerased", record, left, count=erasure.count)
 
     def _tell_record(self, kind: str, record: Record, message: str, **more: Any) -> None:
         where = {"origin": self._records.origin, "height": record.height, "position": record.number}
