@@ -21,7 +21,8 @@ the blocks are being built, with a lower one they are archived.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,10 +116,10 @@ class Remover:
         self, plan: RemovalPlan, reason: str, actor: str, block_events: int, report: Shown = lambda _: None
     ) -> None:
         """Seal everything that waits, then the record. Raises StoreError as :func:`plan_removal`."""
-        require_complete(self._store)
+        plan = plan_removal(self._store, self._events, plan.positions)  # another writer may have been at it
         complete(self._store, self._events)  # what is erased in place, while it can be told from what is not
         sealer = Sealer(self._store, self._engine, self._clock, as_sealed(self._store, self._events))
-        with _kept(sealer, self._engine):
+        with _keeping(sealer, self._engine):
             sealer.resume()
             sealer.seal_backlog(block_events, report)  # the policy may allow fewer
             builder = sealer.builder
@@ -139,12 +140,12 @@ class Remover:
             return False
         if not record.sealed:
             sealer = Sealer(self._store, self._engine, self._clock)
-            with _kept(sealer, self._engine):
+            with _keeping(sealer, self._engine):
                 sealer.resume()
                 sealer.seal_all(report)
         rebuilder = self._rebuilder(record)
         sealer = Sealer(self._store, self._engine, self._clock, builder=rebuilder)
-        with _kept(sealer, self._engine):
+        with _keeping(sealer, self._engine):
             while True:
                 told("linking blocks", rebuilder.left)
                 rebuilder.link()
@@ -183,19 +184,15 @@ class Remover:
                     self._store.close_branch(branch)
 
 
-class _kept:
+@contextmanager
+def _keeping(sealer: Sealer, engine: Engine) -> Iterator[None]:
     """Commits what was found when the search is interrupted."""
-
-    def __init__(self, sealer: Sealer, engine: Engine) -> None:
-        self._sealer, self._engine = sealer, engine
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            self._engine.close()
-            self._sealer.keep()
+    try:
+        yield
+    except KeyboardInterrupt:
+        engine.close()
+        sealer.keep()
+        raise
 
 
 def removed_positions(store: ChainStore) -> NDArray[np.int64]:
