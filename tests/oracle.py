@@ -388,6 +388,9 @@ def check_removals(store: Any, trunk: Branch, removals: dict[str, dict[str, Any]
         rows = b"".join(piece.positions for piece in paged(lambda at, n=row.id: store.pieces(n, at, 100)))
         assert not any(piece.salts for piece in paged(lambda at, n=row.id: store.pieces(n, at, 100))), old
         kept = [tiles[at : at + 32] for at in range(0, len(tiles), 32)][size % 256 :]
+        assert not any(store.tiles(row.id, level, 0, 1) for level in range(1, 8)), (
+            f"{old}: tiles above leaves"
+        )
         before = leaves[:size] + kept
         before_positions = positions[:size] + list(struct.unpack(f">{len(rows) // 8}q", rows))[size % 256 :]
         assert len(before) == len(before_positions) == head["size"], old

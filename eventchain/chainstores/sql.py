@@ -243,25 +243,21 @@ class SQLChainStore:
         origin = next(branch.origin for branch in self.branches() if branch.id == old)
         self._write(_NAME_INCARNATION, of=[new], new_origin=[origin])
         self._write(_NAME_BRANCH, of=[old], new_origin=[incarnation.origin])
-        self._strip(new)
+        self._write(_DROP_UPPER_TILES, of=[new])
+        self._write(_STRIP_PIECES, of=[new], nothing=[b""], none=[b""])
         self.put_incarnation(incarnation._replace(unfinished=True))
 
     def close_branch(self, branch: Branch) -> None:
-        first = self.blocks(branch.id, 0, 1).heights.tolist()
         self._write(_DROP_BRANCH, of=[branch.id])
-        self._add_incarnation(Incarnation(branch.id, branch.id, branch.origin, first[0], True))
         self._write(_DROP_EVENTS, of=[branch.id])
-        self._strip(branch.id)
+        closed = Incarnation(branch.id, branch.id, branch.origin, 0)
+        self._add_incarnation(closed)
+        self.drop(closed)
 
     def drop(self, incarnation: Incarnation) -> None:
         for table in (_DROP_BLOCKS, _DROP_TILES, _DROP_PIECES):
             self._write(table, of=[incarnation.id])
         self.put_incarnation(incarnation._replace(unfinished=True))
-
-    def _strip(self, number: int) -> None:
-        """Of a log's rows only leaf hashes and positions stay."""
-        self._write(_DROP_UPPER_TILES, of=[number])
-        self._write(_STRIP_PIECES, of=[number], nothing=[b""], none=[b""])
 
     # -- blocks
 

@@ -38,9 +38,9 @@ class Branch(NamedTuple):
 
 class Incarnation(NamedTuple):
     """Blocks, tiles and pieces of a branch, from ``height`` on, under another origin than the branch has now:
-    built to be put in their place, or once in it and archived, or of a branch that was closed. Their rows
-    have ``id`` as the number of their branch. ``branch``: whose they are (of one that was closed its own
-    id); ``unfinished``: what was deleted with it may still be in files."""
+    built to be put in their place, or once in it and archived. Their rows have ``id`` as the number of their
+    branch. ``branch``: whose they are; ``unfinished``: what was deleted with it may still be in files. Of a
+    branch that was closed only this is left: it has its own id in both places, and height 0."""
 
     id: int
     branch: int
@@ -134,7 +134,7 @@ class ChainStore(Protocol):
         ...
 
     def close_branch(self, branch: Branch) -> None:
-        """Make a branch an incarnation of itself, stripped like one that was swapped, its events deleted."""
+        """Delete a branch with all of its rows, and remember it among the incarnations, as unfinished."""
         ...
 
     def drop(self, incarnation: Incarnation) -> None:

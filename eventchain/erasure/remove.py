@@ -8,8 +8,8 @@ at any moment and gone on with.
    as one batch (:meth:`Remover.rebuild`, :mod:`.rebuild`). Readers see the old chain, events keep arriving.
 3. One transaction of the chain store puts the incarnation in the place of the old part. That becomes the
    archive: blocks, leaf hashes and positions, without salts. The branches of snapshots that hang on it are
-   closed: their states are deleted, their blocks archived likewise. New snapshots are taken on their next
-   incarnations, by the configuration, when sealing goes on; the record's ``rebuilt`` is always empty.
+   closed, and nothing of them is kept. New snapshots are taken on their next incarnations, by the
+   configuration, when sealing goes on; the record's ``rebuilt`` is always empty.
 4. The events' rows are deleted in the event store, the chain store's files are scrubbed, and the marks that
    say that this is to be done are taken away (:func:`finish`).
 
@@ -233,7 +233,7 @@ def finish(
 
 
 def purge(store: ChainStore, anchors: Iterable[Anchor], report: Report = lambda what, count: None) -> int:
-    """Destroy the archives of all replaced incarnations and closed branches; how many there were. Inside
+    """Destroy the archives of all replaced incarnations; how many there were. Inside
     ``store.writer()``. Raises StoreError unless one of the anchors is of the trunk's incarnation: of what is
     destroyed nothing can be proven from there."""
     require_complete(store)

@@ -8,18 +8,20 @@ leaves of the incarnation that replaced it. Below its first block an incarnation
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eventchain.contracts.chain_store import Branch, ChainStore, Incarnation
+from eventchain.contracts.chain_store import TILE, Branch, ChainStore, Incarnation
 from eventchain.errors import FormatError
 from eventchain.formats import header as fmt
 from eventchain.formats.anchor import Anchor
 from eventchain.formats.erasure import Erasure
-from eventchain.formats.log import Frontier, Hashes
+from eventchain.formats.log import TILE_LEVELS, Frontier, Hashes
 from eventchain.formats.manifest import (
     Manifest,
     Replaced,
@@ -31,7 +33,7 @@ from eventchain.formats.policy import Policy
 from eventchain.verify.erasures import Record, Records
 from eventchain.verify.findings import Report
 from eventchain.verify.headers import derive
-from eventchain.verify.leaves import LeafTable
+from eventchain.verify.leaves import LAST, LeafTable
 from eventchain.verify.walk import Walk
 
 PAGE = 65_536
@@ -82,22 +84,23 @@ class _Archived:
     ) -> None:
         self.row, self.above, self.first, self.leaf = row, above, said.height, leaf
         self.fault: str | None = None
+        self._store = store
         self._said: list[Manifest] = []
         self._links: list[bytes] = []
         self._seals: list[bytes] = []
         self._table = LeafTable(store, Walk(Branch(row.id, row.origin)), Report())
         assert said.replaces is not None
-        self._read(store, said.replaces)
+        self._read(said.replaces)
         self.height = self.first + len(self._said) - 1
 
-    def _read(self, store: ChainStore, replaced: Replaced) -> None:
+    def _read(self, replaced: Replaced) -> None:
         """The blocks, each linked to the one below it, up to the head with the seal that is named."""
         below = self.above.block(self.first - 1)
         if below is None or below.seal is None:
             self.fault = "the block below it is gone"
             return
         link, seal, height, origin = below.link, below.seal, self.first, below.said.origin
-        while len(rows := store.blocks(self.row.id, height, ROWS)):
+        while len(rows := self._store.blocks(self.row.id, height, ROWS)):
             found = derive(rows)
             for row in range(len(rows)):
                 try:
@@ -120,7 +123,11 @@ class _Archived:
                 self._links.append(link)
                 self._seals.append(seal)
                 height, origin = height + 1, said.origin
-        if (height - 1, origin, seal) != (replaced.height, replaced.origin, replaced.seal):
+        if self.row.height != self.first or len(self._store.blocks(self.row.id, 0, 1)) == 0:
+            self.fault = f"its row says that it begins at block {self.row.height}"
+        elif self._store.blocks(self.row.id, 0, 1).heights[0] != self.first:
+            self.fault = "it has blocks below its first"
+        elif (height - 1, origin, seal) != (replaced.height, replaced.origin, replaced.seal):
             self.fault = f"it ends at block {height - 1}, which is not the head that was replaced"
 
     @property
@@ -147,6 +154,39 @@ class _Archived:
             return self.above.leaves(first, end)
         parts = self.leaves(first, self.leaf), self.leaves(self.leaf, end)
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def check_shape(self) -> None:
+        """That tiles and pieces are those of its leaves, each once and no longer, and hold nothing else."""
+        first, end = self.leaf // TILE, (self.size + TILE - 1) // TILE
+        wanted = [min(TILE, self.size - index * TILE) for index in range(first, end)]
+        for level in range(TILE_LEVELS):
+            tiles = self._all(partial(self._store.tiles, self.row.id, level))
+            found = [(tile.index, len(tile.hashes)) for tile in tiles]
+            if found != (
+                [(first + at, 32 * leaves) for at, leaves in enumerate(wanted)] if not level else []
+            ):
+                self.fault = f"its tiles of level {level} are not those of its leaves"
+                return
+        pieces = self._all(partial(self._store.pieces, self.row.id))
+        found = [(piece.index, len(piece.positions)) for piece in pieces]
+        if found != [(first + at, 8 * leaves) for at, leaves in enumerate(wanted)]:
+            self.fault = "its pieces are not those of its leaves"
+        elif any(piece.salts or piece.digest for piece in pieces):
+            self.fault = "its pieces hold more than positions"
+        start = first * TILE
+        own = self._table.hashes(start, self.leaf), self._table.beside(start, self.leaf)[1]
+        below = self.above.leaves(start, self.leaf)
+        if (own[0] != below[0]).any() or (own[1] != below[1]).any():
+            self.fault = "its first tile or piece begins with other leaves than the log"
+
+    @staticmethod
+    def _all(read: Callable[[int, int], list[Any]]) -> list[Any]:
+        every: list[Any] = []
+        while (not every or every[-1].index < LAST) and (
+            rows := read(every[-1].index + 1 if every else 0, ROWS)
+        ):
+            every += rows
+        return every
 
     def check_leaves(self) -> None:
         """The leaves against the roots that the blocks state."""
@@ -205,20 +245,18 @@ def _replacing(number: int, every: Iterator[Manifest] | list[Manifest]) -> Manif
 
 @dataclass
 class Archives:
-    """The incarnations of the trunk that were replaced, by origin; ``closed``: origins of closed branches and
-    the record of each; ``links``: of their archived blocks, by origin and height; ``records``: of removals,
-    by the origin that was replaced."""
+    """The incarnations of the trunk that were replaced and whose archives are sound, by origin; ``closed``:
+    the record of each branch that was closed; ``records``: of removals, by the origin that was replaced."""
 
     every: dict[str, _Archived] = field(default_factory=dict)
     closed: dict[str, str] = field(default_factory=dict)
-    links: dict[tuple[str, int], bytes] = field(default_factory=dict)
     records: dict[str, str] = field(default_factory=dict)
 
     def block(self, anchor: Anchor) -> _Block | None:
         """The anchored block, or what is in its place, of an incarnation that was replaced and whose archive
         is sound."""
         archived = self.every.get(anchor.origin)
-        return archived.block(anchor.height) if archived is not None and archived.fault is None else None
+        return archived.block(anchor.height) if archived is not None else None
 
     def held(self, anchor: Anchor) -> int:
         """The highest block of the trunk as it is now that an archived block still holds."""
@@ -240,7 +278,7 @@ def read_archives(
             name = f"{records.origin}/{record.number}"
             archives.closed |= dict.fromkeys(record.erasure.removal.closed, name)
             archives.records[record.erasure.origin] = name
-    known = {row.id for row in rows if row.origin in archives.closed and row.branch == row.id}
+    known = {row.id for row in rows if row.origin in archives.closed and row[1:2] + row[3:4] == (row.id, 0)}
     if any(record.erasure.origin == trunk.origin for record in records.removals):  # under way
         known |= {row.id for row in rows if row.origin == next_incarnation(trunk.origin)}
     known |= _replaced(store, trunk, records, rows, archives, report)
@@ -250,12 +288,6 @@ def read_archives(
         if row.unfinished:
             message = f"what was deleted with {row.origin[:80]} may still be in the chain store's files"
             report.add("unerased", message, origin=trunk.origin)
-        if row.origin in archives.closed:
-            blocks = store.blocks(row.id, 0, 2**31)
-            if len(blocks):
-                links = derive(blocks).links
-                for height, link in zip(blocks.heights.tolist(), links, strict=True):
-                    archives.links[row.origin, height] = link.tobytes()
     _check_closed(walks, records, archives, report)
     return archives
 
@@ -281,6 +313,7 @@ def _replaced(
             known.add(row.id)
         said = log.replacing(number)
         if said is None or said.replaces is None:
+            known |= {row.id} if row is not None else set()
             if not lost and report.clean:
                 report.add("archive", f"no block replaces {origin}", origin=trunk.origin)
             continue
@@ -344,9 +377,9 @@ def _check(archived: _Archived, record: Record, said: Manifest) -> None:
     if before and after and not replace(after, late=before.late).allows_nothing_beyond(before):
         archived.fault = f"its policy {before} was tighter than {after}, which replaces it"
         return
-    archived.check_leaves()
-    if archived.fault is None:
-        archived.check_less(record.erasure)
+    for check in (archived.check_shape, archived.check_leaves, partial(archived.check_less, record.erasure)):
+        if archived.fault is None:
+            check()
 
 
 def _check_closed(walks: dict[str, Walk], records: Records, archives: Archives, report: Report) -> None:

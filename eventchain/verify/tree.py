@@ -216,11 +216,7 @@ def _check_replaced(anchor: Anchor, archives: Archives, newest: int, report: Rep
     what is archived decides."""
     tell = partial(report.add, "anchor", origin=anchor.origin, height=anchor.height)
     if (record := archives.closed.get(anchor.origin)) is not None:
-        link = archives.links.get((anchor.origin, anchor.height))
-        if link is not None and link != anchor.link:
-            tell(f"block {anchor.height} of the branch that was closed is not the anchored one")
-        else:
-            tell(f"of a branch that was closed lawfully, by the record {record}", notice=True)
+        tell(f"of a branch that was closed lawfully, by the record {record}", notice=True)
         return
     record = archives.records.get(anchor.origin)
     if record is None:
