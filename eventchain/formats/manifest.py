@@ -172,8 +172,9 @@ def base_origin(origin: str) -> str:
 
 
 def incarnation_of(origin: str) -> int:
-    """``a/b@3`` to 3, ``a/b`` to 1."""
-    return int(origin.partition("@")[2] or 1)
+    """``a/b@3`` to 3, ``a/b`` to 1; what is no origin to 1, too."""
+    number = origin.partition("@")[2]
+    return int(number) if _NUMBER.fullmatch(number) else 1
 
 
 def next_incarnation(origin: str) -> str:

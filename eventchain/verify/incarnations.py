@@ -158,21 +158,22 @@ class _Archived:
     def check_shape(self) -> None:
         """That tiles and pieces are those of its leaves, each once and no longer, and hold nothing else."""
         first, end = self.leaf // TILE, (self.size + TILE - 1) // TILE
-        wanted = [min(TILE, self.size - index * TILE) for index in range(first, end)]
-        for level in range(TILE_LEVELS):
-            tiles = self._all(partial(self._store.tiles, self.row.id, level))
-            found = [(tile.index, len(tile.hashes)) for tile in tiles]
-            if found != (
-                [(first + at, 32 * leaves) for at, leaves in enumerate(wanted)] if not level else []
-            ):
-                self.fault = f"its tiles of level {level} are not those of its leaves"
-                return
+        tiles = self._all(partial(self._store.tiles, self.row.id, 0))
         pieces = self._all(partial(self._store.pieces, self.row.id))
-        found = [(piece.index, len(piece.positions)) for piece in pieces]
-        if found != [(first + at, 8 * leaves) for at, leaves in enumerate(wanted)]:
+        if not len(tiles) == len(pieces) == end - first:
+            self.fault = f"it has {len(tiles)} tiles and {len(pieces)} pieces, not {end - first}"
+            return
+        wanted = [(index, min(TILE, self.size - index * TILE)) for index in range(first, end)]
+        if [(tile.index, len(tile.hashes) / 32) for tile in tiles] != wanted:
+            self.fault = "its tiles are not those of its leaves"
+        elif [(piece.index, len(piece.positions) / 8) for piece in pieces] != wanted:
             self.fault = "its pieces are not those of its leaves"
         elif any(piece.salts or piece.digest for piece in pieces):
             self.fault = "its pieces hold more than positions"
+        elif any(self._store.tiles(self.row.id, level, 0, 1) for level in range(1, TILE_LEVELS)):
+            self.fault = "it has tiles above its leaves"
+        if self.fault is not None:
+            return
         start = first * TILE
         own = self._table.hashes(start, self.leaf), self._table.beside(start, self.leaf)[1]
         below = self.above.leaves(start, self.leaf)
@@ -278,7 +279,9 @@ def read_archives(
             name = f"{records.origin}/{record.number}"
             archives.closed |= dict.fromkeys(record.erasure.removal.closed, name)
             archives.records[record.erasure.origin] = name
-    known = {row.id for row in rows if row.origin in archives.closed and row[1:2] + row[3:4] == (row.id, 0)}
+    known = {
+        row.id for row in rows if row.origin in archives.closed and (row.branch, row.height) == (row.id, 0)
+    }
     if any(record.erasure.origin == trunk.origin for record in records.removals):  # under way
         known |= {row.id for row in rows if row.origin == next_incarnation(trunk.origin)}
     known |= _replaced(store, trunk, records, rows, archives, report)
@@ -305,7 +308,10 @@ def _replaced(
     log: _Live | _Archived = _Live(store, trunk)
     done: set[int] = set()
     lost = False
-    for number in range(incarnation_of(trunk.origin), 1, -1):
+    numbers = {incarnation_of(row.origin) for row in rows if row.branch == trunk.branch.id}
+    numbers |= {incarnation_of(record.erasure.origin) for record in records.done}
+    now = incarnation_of(trunk.origin)
+    for number in sorted({now, *(one + 1 for one in numbers if one < now)} - {1}, reverse=True):
         origin = base_origin(trunk.origin) + (f"@{number - 1}" if number > 2 else "")
         row = next((row for row in rows if (row.branch, row.origin) == (trunk.branch.id, origin)), None)
         purged = row is None or not len(store.last_block(row.id))

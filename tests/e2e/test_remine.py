@@ -464,6 +464,8 @@ def test_every_column_of_what_is_archived(removed: Chain, tmp_path: Path, table:
         "INSERT INTO tiles SELECT branch, 1, 0, hashes FROM tiles WHERE branch = {archive}",
         "UPDATE pieces SET salts = x'00' WHERE branch = {archive}",
         "DELETE FROM incarnations WHERE id = {archive}",
+        "UPDATE incarnations SET origin = 'example.com/orders@x' WHERE id = {archive}",
+        "UPDATE incarnations SET origin = 'example.com/orders@999999999999999999' WHERE id = {archive}",
     ],
 )
 def test_an_archive_that_was_altered_is_found(removed: Chain, tmp_path: Path, damage: str) -> None:
