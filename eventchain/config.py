@@ -66,6 +66,12 @@ block_seconds = 1.0
 # webhook = "https://example.com/sealed"
 # nats = "nats://localhost:4222"
 # postgresql = "postgresql:///orders"
+
+# A projection, whose states are sealed as snapshots: docs/snapshots.md
+# [projection.totals]
+# use = "sum"
+# path = "data.amount"
+# every = "10000 events"
 """
 
 

@@ -20,8 +20,10 @@ from eventchain.contracts.chain_store import TILE, Branch, ChainStore
 from eventchain.contracts.event_store import EventStore
 from eventchain.errors import EventChainError, StoreError
 
-BATCH = 64 * TILE
-"""Leaves that are taken from the log at a time."""
+BATCH, BATCH_BYTES = 64 * TILE, 64 * 2**20
+"""Leaves that are taken from the log at a time, and what their events are kept near, whatever their size."""
+STATES = 16
+"""Leaves of a child branch that are taken first: each may be a state of any size."""
 
 
 class Stretch(NamedTuple):
@@ -41,16 +43,23 @@ class Feed:
         self.branch = branch or trunk
         self.prefix = SealedPrefix(store, self.branch)
         self._store = store
-        self._read: Read = events.read if self.branch == trunk else partial(store.events, self.branch.id)
+        of_trunk = self.branch == trunk
+        self._read: Read = events.read if of_trunk else partial(store.events, self.branch.id)
+        self._leaves = BATCH if of_trunk else STATES
 
     def stretches(self, first: int, end: int | None = None) -> Iterator[Stretch]:
         """The events of leaves ``first`` up to ``end``, to what is sealed where no end is given. Raises
         StoreError at an event that is missing or was altered."""
         end = self.prefix.size if end is None else min(end, self.prefix.size)
+        leaves = self._leaves
         while first < end:
-            until = min(first + BATCH - first % TILE, end)
+            until = min(first + leaves - (first % TILE if leaves >= TILE else 0), end)
             log = LogReader(self._store, self.branch.id)  # a new one: the log's last tile grows
-            yield from _checked(log, self._read, first, until)
+            size = 0
+            for stretch in _checked(log, self._read, first, until):
+                size += stretch.batch.nbytes
+                yield stretch
+            leaves = max(1, min(BATCH, BATCH_BYTES * (until - first) // max(1, size)))
             first = until
 
     def after(self, position: int) -> int:

@@ -159,42 +159,41 @@ class LogReader:
 
     def position(self, index: int) -> int:
         """The position of one leaf."""
-        piece = self._piece(index // TILE, index % TILE + 1)
-        at = 8 * (index % TILE)
-        return int.from_bytes(piece.positions[at : at + 8], "big", signed=True)
+        return int(self.positions(index, index + 1)[0])
 
     def positions(self, first: int, end: int) -> NDArray[np.int64]:
         """Positions of leaves ``first`` to ``end``: (n,) int64."""
-        wanted = range(first // TILE, (end + TILE - 1) // TILE)
-        pieces = self._store.pieces(self._branch, wanted.start, len(wanted))
-        if [piece.index for piece in pieces] != list(wanted):
-            raise damaged(f"of the pieces {wanted.start} to {wanted.stop - 1} some are missing")
-        raw = b"".join(piece.positions for piece in pieces)[8 * (first - wanted.start * TILE) :][
-            : 8 * (end - first)
-        ]
-        if len(raw) != 8 * (end - first):
-            raise damaged(f"of the pieces {wanted.start} to {wanted.stop - 1} some are cut short")
-        return np.frombuffer(raw, ">i8").astype(np.int64)
+        start = first // TILE * TILE
+        raw = b"".join(piece.positions[: 8 * TILE] for piece in self._pieces(first, end))
+        return np.frombuffer(raw[8 * (first - start) : 8 * (end - start)], ">i8").astype(np.int64)
 
     def leaves(self, first: int, end: int) -> Hashes:
         """Hashes of leaves ``first`` to ``end``: (n, 32) uint8."""
         wanted = range(first // TILE, (end + TILE - 1) // TILE)
-        raw = b"".join(self._whole(index, end) for index in wanted)
+        tiles = self._store.tiles(self._branch, 0, wanted.start, len(wanted))
+        if [tile.index for tile in tiles] != list(wanted):
+            raise damaged(f"of the tiles 0/{wanted.start} to 0/{wanted.stop - 1} some are missing")
+        for tile in tiles:
+            if len(tile.hashes) < 32 * min(TILE, end - tile.index * TILE):
+                raise damaged(f"tile 0/{tile.index} is cut short")
+        raw = b"".join(tile.hashes[: 32 * TILE] for tile in tiles)
         return np.frombuffer(raw, np.uint8).reshape(-1, 32)[first - wanted.start * TILE :][: end - first]
 
     def salts(self, first: int, end: int) -> Salts:
         """Salts of leaves ``first`` to ``end``, and commitments in the place of those that were erased."""
-        wanted = range(first // TILE, (end + TILE - 1) // TILE)
-        pieces = [self._piece(index, min(TILE, end - index * TILE)) for index in wanted]
-        parts = [Salts.read(piece.salts, len(piece.positions) // 8) for piece in pieces]
-        return Salts.join(parts)[first - wanted.start * TILE :][: end - first]
+        parts = [Salts.read(one.salts, len(one.positions) // 8) for one in self._pieces(first, end)]
+        return Salts.join(parts)[first % TILE :][: end - first]
 
-    def _whole(self, index: int, end: int) -> bytes:
-        """The leaf hashes of tile ``index`` that lie below leaf ``end``."""
-        raw, size = self._tile(0, index), 32 * min(TILE, end - index * TILE)
-        if len(raw) < size:
-            raise damaged(f"tile 0/{index} is cut short")
-        return raw[:size]
+    def _pieces(self, first: int, end: int) -> list[Piece]:
+        """The pieces with leaves ``first`` to ``end``, in one read."""
+        wanted = range(first // TILE, (end + TILE - 1) // TILE)
+        pieces = self._store.pieces(self._branch, wanted.start, len(wanted))
+        if [piece.index for piece in pieces] != list(wanted):
+            raise damaged(f"of the pieces {wanted.start} to {wanted.stop - 1} some are missing")
+        for piece in pieces:
+            if not has_leaves(piece, min(TILE, end - piece.index * TILE)):
+                raise damaged(f"piece {piece.index} is cut short")
+        return pieces
 
     def find(self, position: int, size: int) -> int | None:
         """The index of the leaf with this position in a log of ``size`` leaves, or None."""
@@ -219,12 +218,3 @@ class LogReader:
         if not found or found[0].index != index:
             raise damaged(f"tile {level}/{index} is missing")
         return found[0].hashes
-
-    def _piece(self, index: int, leaves: int) -> Piece:
-        """A piece that holds so many leaves at least."""
-        found = self._store.pieces(self._branch, index, 1)
-        if not found or found[0].index != index:
-            raise damaged(f"piece {index} is missing")
-        if not has_leaves(found[0], leaves):
-            raise damaged(f"piece {index} is cut short")
-        return found[0]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from eventchain.formats.event import empty_batch
 
-ROWS = 16_384
-"""Rows that are read at a time, at most."""
+ROWS, BYTES = 16_384, 16 * 2**20
+"""What is read at a time, at most: rows, and their size going by those before."""
 Read = Callable[[int | None, int], Any]
 """An event store's ``read``."""
 
@@ -20,8 +20,11 @@ Read = Callable[[int | None, int], Any]
 def rows_at(read: Read, positions: NDArray[np.int64]) -> Any:
     """An Arrow batch of the events at these rising positions, (n,): those that there are."""
     parts = []
-    while len(positions):
-        batch = read(int(positions[0]) - 1 if positions[0] else None, min(len(positions), ROWS))
+    most = min(len(positions), ROWS)
+    while len(positions):  # with what lies between: one read for many costs less than one for each
+        first, last = int(positions[0]), int(positions[-1])
+        batch = read(first - 1 if first else None, min(most, last - first + 1))
+        most = max(1, min(ROWS, BYTES * batch.num_rows // max(1, batch.nbytes)))
         found = batch["position"].to_numpy()
         wanted = np.isin(found, positions)
         if not len(found):

@@ -45,7 +45,7 @@ class Receipt:
 def find_event(events: EventStore, wanted: str | int) -> Event:
     """The event with this id or at this position. Raises StoreError where there is none, or several."""
     if isinstance(wanted, int):
-        found = [event] if (event := event_at(events, wanted)) else []
+        found = [event] if (event := event_at(events.read, wanted)) else []
     else:
         found = events_of(events.find(wanted))
     if len(found) == 1:

@@ -219,11 +219,11 @@ def events_of(batch: Any) -> list[Event]:
     ]
 
 
-def event_at(events: EventStore, position: int) -> Event | None:
-    """The event at a position of the event store."""
+def event_at(read: Callable[[int | None, int], Any], position: int) -> Event | None:
+    """The event at a position, by an event store's ``read``."""
     if not 0 <= position < 2**63:
         return None
-    batch = events.read(position - 1 if position else None, 1)
+    batch = read(position - 1 if position else None, 1)
     found = events_of(batch)
     return found[0] if found and found[0].position == position else None
 

@@ -146,7 +146,7 @@ def command(
         if plan is None or len(plan.places):
             choice = chain.choose(backend, device)
             announce(choice)
-            _record(chain, choice, plan, reason or "", actor or getpass.getuser())
+            _record(chain, choice, plan, reason or "", actor or _login())
         outcome = _complete(chain)
         _print(chain, outcome, removed, as_json)
     if len(outcome.waiting) or len(outcome.lost) or (removed is not None and len(removed[1])):
@@ -196,13 +196,22 @@ def _remove(
         _confirm()
     choice = chain.choose(backend, device)
     announce(choice)
-    outcome = removal.remove(chain, choice, plan, reason, actor or getpass.getuser())
+    outcome = removal.remove(chain, choice, plan, reason, actor or _login())
     if as_json:
         print_json(removal.as_dict(outcome, partial(_how, chain)) | {"complete": not len(outcome[1])})
     else:
         removal.print_outcome(chain, outcome, partial(_how, chain))
     if len(outcome[1]):
         click.get_current_context().exit(INCOMPLETE)
+
+
+def _login() -> str:
+    from eventchain.errors import ConfigError
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise ConfigError("who erases is not known here", hint="--actor NAME says it") from error
 
 
 def is_terminal() -> bool:
@@ -234,14 +243,15 @@ def _record(chain: Chain, choice: Choice, plan: Plan | None, reason: str, actor:
 def _complete(chain: Chain) -> Outcome:
     from eventchain.erasure.erase import complete
 
-    with chain.store.writer():
-        try:
-            return complete(
-                chain.store, chain.events, lambda what, count: note(f"{what}: {counted(count, 'event')}")
-            )
-        except BaseException:
-            note("The erasure is on record and not complete; `eventchain erase --resume` goes on.")
-            raise
+    def report(what: str, count: int) -> None:
+        note(f"{what}: {counted(count, 'event')}")
+
+    try:
+        with chain.store.writer():
+            return complete(chain.store, chain.events, report)
+    except BaseException:
+        note("What is on record is not all destroyed; `eventchain erase --resume` goes on.")
+        raise
 
 
 # -- printing -----------------------------------------------------------------------------------------
@@ -315,7 +325,10 @@ def _print(chain: Chain, outcome: Outcome, removed: tuple[int, Any] | None, as_j
 def _how(chain: Chain, positions: Any, rows: bool = False) -> str:
     from eventchain.formats.erasure import ranges_of
 
-    how: str = chain.events.how_to_erase(ranges_of(positions), rows=rows)
+    ranges = ranges_of(positions)
+    told = getattr(chain.events, "how_to_erase", None)  # an adapter from elsewhere may not have it
+    what = "the events" if rows else "data and metadata of the events"
+    how = str(told(ranges, rows=rows)) if told else f"destroy {what} at {ranges}"
     return printable(how.replace("\n", "\0")).replace("\\x00", "\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,12 @@ from eventchain.cli.common import config_option, json_option, note, print_json, 
 
 if TYPE_CHECKING:
     from eventchain.assembly import Chain
+    from eventchain.chain.rows import Read
     from eventchain.chain.view import BlockView, ChainView, Event, Hidden
+    from eventchain.contracts.chain_store import Branch
 
+PAGE = 64
+"""Events of a child branch that are read at a time: each may be a state of any size."""
 SHOWN = 2000
 """Characters of data and metadata that are shown; --json shows all."""
 
@@ -21,6 +26,9 @@ SHOWN = 2000
 @click.command("show")
 @click.argument("what", metavar="HEIGHT|EVENT_ID|POSITION")
 @config_option
+@click.option(
+    "--branch", metavar="NAME", help="A child branch, as `eventchain tree` names it. Default: the trunk."
+)
 @click.option("--block", "kind", flag_value="block", help="It is a block's height.")
 @click.option("--event", "kind", flag_value="event", help="It is an event's id.")
 @click.option("--position", "kind", flag_value="position", help="It is an event's position.")
@@ -28,7 +36,9 @@ SHOWN = 2000
     "--proof", is_flag=True, help="Print the event's inclusion proof, with its salt, as JSON; check it."
 )
 @json_option
-def command(what: str, config_file: Path, kind: str | None, proof: bool, as_json: bool) -> None:
+def command(
+    what: str, config_file: Path, branch: str | None, kind: str | None, proof: bool, as_json: bool
+) -> None:
     """Show a block or an event.
 
     Digits mean a block's height, or an event's position where there is no such block or a proof is wanted;
@@ -42,12 +52,12 @@ def command(what: str, config_file: Path, kind: str | None, proof: bool, as_json
     if proof and kind == "block":
         raise ConfigError("a block needs no proof", hint="`eventchain verify` checks blocks")
     with open_chain(config_file) as chain, chain.store.snapshot():
-        view = ChainView(chain.store)
+        view = ChainView(chain.store, _branch(chain, branch) if branch else None)
         block = None if proof else _block(view, what, kind)
         if block is not None:
             (_block_json if as_json else _print_block)(view, block)
             return
-        events = _events(chain, what, kind)
+        events = _events(chain, view, what, kind)
         if not events:
             raise ConfigError(
                 f"there is no {_wanted(what, kind)}", hint="--block, --event and --position choose"
@@ -79,15 +89,41 @@ def _block(view: ChainView, what: str, kind: str | None) -> BlockView | None:
     return view.block(height) if kind in (None, "block") and height is not None else None
 
 
-def _events(chain: Chain, what: str, kind: str | None) -> list[Event]:
+def _branch(chain: Chain, name: str) -> Branch:
+    from eventchain.cli.branches import named
+
+    branches = chain.store.branches()
+    origin = named([branch.origin for branch in branches], name)
+    return next(branch for branch in branches if branch.origin == origin)
+
+
+def _events(chain: Chain, view: ChainView, what: str, kind: str | None) -> list[Event]:
+    """The trunk's are in the event store, those of a child branch with it."""
     from eventchain.chain.view import event_at, events_of
 
-    position = _digits(what)
+    trunk, position = chain.store.branches()[0], _digits(what)
+    read = chain.events.read if view.branch == trunk else partial(chain.store.events, view.branch.id)
     if kind in (None, "position") and position is not None:
-        found = event_at(chain.events, position)
+        found = event_at(read, position)
         if found is not None:
             return [found]
-    return events_of(chain.events.find(what)) if kind in (None, "event") else []
+    if kind in ("position", "block"):
+        return []
+    return events_of(chain.events.find(what)) if view.branch == trunk else _find(read, what)
+
+
+def _find(read: Read, event_id: str) -> list[Event]:
+    """The events of a child branch with this id: it has few, and no index."""
+    from pyarrow import compute
+
+    from eventchain.chain.view import events_of
+
+    found: list[Event] = []
+    after: int | None = None
+    while (batch := read(after, PAGE)).num_rows:
+        after = batch["position"][-1].as_py()
+        found += events_of(batch.filter(compute.equal(batch["id"], event_id)))
+    return found
 
 
 # -- a block ------------------------------------------------------------------------------------------

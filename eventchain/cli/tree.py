@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eventchain.cli.branches import named
 from eventchain.cli.common import config_option, console, counted, json_option, note, print_json, printable
 
 if TYPE_CHECKING:
@@ -92,29 +93,10 @@ def _say_faults(faults: list[str]) -> None:
 def _below(tree: Tree, wanted: str) -> Tree:
     """The tree of one branch. Raises ConfigError where there is none of that name."""
     from dataclasses import replace
-    from difflib import get_close_matches
-
-    from eventchain.errors import ConfigError
 
     lineages = [lineage for _, lineage in tree.walk()]
-    trunk = lineages[0].origin.partition("@")[0]
-    for name in (wanted, f"{trunk}/{wanted}"):
-        found = [lineage for lineage in lineages if lineage.origin == name]
-        if found:
-            return replace(tree, roots=found[:1])
-    found = [lineage for lineage in lineages if lineage.name == wanted]
-    if len(found) == 1:
-        return replace(tree, roots=found)
-    names = [lineage.origin for lineage in found] or get_close_matches(
-        wanted, [name for lineage in lineages for name in (lineage.origin, lineage.name)], 3, 0.4
-    )
-    what = "there is more than one branch" if found else "there is no branch"
-    hint = (
-        f"did you mean {' or '.join(map(printable, names))}?"
-        if names
-        else "`eventchain tree --all` lists them"
-    )
-    raise ConfigError(f"{what} {printable(wanted)}", hint=hint)
+    origin = named([lineage.origin for lineage in lineages], wanted)
+    return replace(tree, roots=[lineage for lineage in lineages if lineage.origin == origin][:1])
 
 
 # -- JSON ---------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from eventchain.contracts.chain_store import TILE, UNFINISHED, Branch, ChainStor
 from eventchain.contracts.event_store import EventStore
 from eventchain.erasure.plan import Plan
 from eventchain.erasure.records import Records
-from eventchain.erasure.stretches import PAGE, Places, events_at
+from eventchain.erasure.stretches import PAGE, STRETCH, Places, events_at
 from eventchain.formats.erasure import TYPE, Erasure, ranges_of
 from eventchain.formats.event import EVENT_SCHEMA
 from eventchain.formats.leaf import commitments
@@ -103,14 +103,16 @@ def complete(store: ChainStore, events: EventStore, report: Report = lambda what
         return Outcome(nothing, nothing, nothing)
 
     report("replacing salts by commitments", len(pending))
-    lost = _replace_salts(store, prefix.branch, events, pending)
+    with store.transaction():
+        lost = _replace_salts(store, prefix.branch, events, pending)
     ours = getattr(events, "erase", None)
     if ours is not None:
         report("destroying payloads", len(pending))
         ours(np.sort(pending.positions))
     report("scrubbing the chain store", len(pending))
     store.scrub()
-    _finish(store, prefix.branch, pending)
+    with store.transaction():
+        _finish(store, prefix.branch, pending)
     waiting = np.empty(0, np.int64)
     if ours is None:
         waiting = np.sort(recorded.positions[payload])
@@ -187,20 +189,22 @@ def _finish(store: ChainStore, trunk: Branch, pending: Places) -> None:
 def _pieces(store: ChainStore, trunk: Branch, places: Places) -> Iterator[tuple[NDArray[np.int64], Piece]]:
     """The pieces that hold the places, and which of them each holds."""
     numbers = places.indices // TILE
+    held: dict[int, Piece] = {}
     for rows in np.split(np.arange(len(places)), np.flatnonzero(np.diff(numbers)) + 1):
         if len(rows):
             number = int(numbers[rows[0]])
-            found = store.pieces(trunk.id, number, 1)
-            if not found or found[0].index != number:
+            if number not in held:
+                limit = min(STRETCH // TILE, int(numbers[-1]) - number + 1)
+                held = {piece.index: piece for piece in store.pieces(trunk.id, number, limit)}
+            if number not in held:
                 raise damaged(f"piece {number} is missing")
-            yield rows, found[0]
+            yield rows, held[number]
 
 
 def _put(store: ChainStore, trunk: Branch, pieces: list[Piece]) -> None:
-    """Write pieces in one transaction, those that follow one another together."""
-    with store.transaction():
-        start = 0
-        for end in range(1, len(pieces) + 1):
-            if end == len(pieces) or pieces[end].index != pieces[end - 1].index + 1:
-                store.put_pieces(trunk.id, pieces[start:end])
-                start = end
+    """Write pieces, those that follow one another together."""
+    start = 0
+    for end in range(1, len(pieces) + 1):
+        if end == len(pieces) or pieces[end].index != pieces[end - 1].index + 1:
+            store.put_pieces(trunk.id, pieces[start:end])
+            start = end

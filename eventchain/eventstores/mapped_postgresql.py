@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 
 from eventchain.errors import ConfigError, StoreError
+from eventchain.eventstores.erasing import Ranges, among
 from eventchain.eventstores.mapping import UNITS, load_mapping
 from eventchain.eventstores.postgresql_arrow import EventQuery
 from eventchain.eventstores.postgresql_columns import (
@@ -51,7 +52,7 @@ class MappedPostgreSQLStore(PostgreSQLTable):
     """
 
     def __init__(self, url: str) -> None:
-        options = parse_url(url, "schema", "table", "mapping", "grace").options
+        options = parse_url(url, "schema", "table", "notify", "mapping", "grace").options
         self._mapping = load_mapping(options.get("mapping", ""))
         self.default_table, self.default_schema = self._mapping.table, self._mapping.schema
         self.source = f"table-postgresql/1-{self._mapping.digest()}"
@@ -99,6 +100,19 @@ class MappedPostgreSQLStore(PostgreSQLTable):
             data=bytes_of(mapping.data, types[mapping.data]) if mapping.data else "NULL",
             metadata=metadata,
         )
+
+    def how_to_erase(self, ranges: Ranges, *, rows: bool = False) -> str:
+        """Whole rows are deleted, as every column is covered and may hold anything, and the large objects
+        that they name."""
+        with self._described() as (_, info, query):
+            where = among(query.position, ranges)
+            columns = [quoted(name) for name, kind in info.types.items() if kind == LARGE_OBJECT]
+        objects = "".join(
+            f"SELECT lo_unlink({column}) FROM {query.table} WHERE {column} <> 0 AND {where};\n"
+            for column in columns
+        )
+        vacuum = "\nVACUUM (FULL) pg_largeobject;" if objects else ""
+        return objects + super().how_to_erase(ranges, rows=rows) + vacuum
 
     def _text(self, key: str, names: tuple[str, ...]) -> str:
         """Several columns are known by the last and what ``metadata`` holds; a null is one of the last."""

@@ -6,6 +6,7 @@ import sqlite3
 from typing import Any
 
 from eventchain.errors import StoreError
+from eventchain.eventstores.erasing import Ranges, erasing
 from eventchain.eventstores.mapping import UNITS, load_mapping
 from eventchain.eventstores.open import parse_file_url
 from eventchain.eventstores.sqlite_arrow import EventTable
@@ -119,6 +120,13 @@ class MappedSQLiteStore(SQLiteFile):
         if key in self._mapping.nullable:
             return f"CASE WHEN {column} IS NULL THEN {UNKNOWN_SQL} ELSE {integer_of(column, factor)} END"
         return column if factor == 1 else integer_of(column, factor)
+
+    def how_to_erase(self, ranges: Ranges, *, rows: bool = False) -> str:
+        """Whole rows are deleted: every column of theirs is covered, and may hold anything."""
+        with self._connected() as connection:
+            table = self._table(connection)
+        sql = erasing(table.table, [], table.position, ranges)
+        return f"PRAGMA secure_delete = ON;\n{sql}\nPRAGMA wal_checkpoint(TRUNCATE);"
 
     def _find(self, event_id: str, table: EventTable) -> tuple[str, tuple[Any, ...]] | None:
         try:

@@ -8,7 +8,7 @@ no value is not taken: a member or a time that the event lacks, things compared 
 An expression is split at its outermost ``&&``. Each part is worked out for the different values of what it
 names, mostly few, and not for each event: so only these members are parsed, and only of events that the other
 parts took. Which events are taken stays the same, as a conjunction is true only where all its parts are. A
-part that compares one member with a literal is worked out here, since such values may be many.
+part that compares one member with a literal, or asks for it, is worked out here, as such values may be many.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ _COMPARISON = re.compile(
     r"""\s*(?:data|metadata)(?:\.[A-Za-z_][A-Za-z0-9_]*)+\s*(==|!=|<=|>=|<|>)\s*"""
     r"""(-?[0-9]+(?:\.[0-9]+)?|"[^"\\\n]*"|'[^'\\\n]*')\s*"""
 )
+_PRESENCE = re.compile(r"\s*(!?)\s*has\(\s*(?:data|metadata)\.[A-Za-z_][A-Za-z0-9_]*\s*\)\s*")
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
@@ -246,8 +247,11 @@ def conjuncts(text: str) -> list[str]:
 
 
 def comparison(text: str) -> Callable[[bytes], bool] | None:
-    """For an expression that compares one member with a number or a string: what CEL says of the member's
-    JSON, empty for none. None for any other expression."""
+    """For an expression that compares one member with a number or a string, or asks whether it is there:
+    what CEL says of the member's JSON, empty for none. None for any other expression."""
+    if match := _PRESENCE.fullmatch(text):
+        wanted = not match[1]
+        return lambda found: (_value(found) is not _NOTHING) is wanted
     match = _COMPARISON.fullmatch(text)
     if match is None:
         return None

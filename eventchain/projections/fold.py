@@ -64,7 +64,9 @@ class Fold:
 
     def feed(self, batch: Any, start: int) -> None:
         """Show a record batch of EVENT_SCHEMA to every run. start: the index in the log of its first event;
-        a run skips what its state covers already. Raises ValueError for a run that lacks events before."""
+        a run skips what its state covers already. Small batches are slow where keys of a state are many: best
+        are PAGE events. Interrupted, it leaves states that are worth nothing. Raises ValueError for a run
+        that lacks events before."""
         for run in self.active:
             if run.size < start:
                 raise ValueError(f"{run.name} covers {run.size} events and is shown those after {start}")

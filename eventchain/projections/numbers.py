@@ -64,6 +64,7 @@ def short_numbers(texts: Any) -> Numbers | None:
     except pa.ArrowInvalid:
         return None
     halves = np.frombuffer(decimals.buffers()[1], np.int64).reshape(-1, 2)  # low, high
+    halves = halves[decimals.offset : decimals.offset + len(decimals)]
     return None if (halves[:, 0] >> 63 != halves[:, 1]).any() else Numbers(halves[:, 0], scale)
 
 

@@ -183,14 +183,11 @@ class Groups:
     def __init__(self, rows: int) -> None:
         self.cells = _Cells(rows, np.int64)
         self._codes: defaultdict[Any, int] = defaultdict(count().__next__)
+        self.values: list[Any] = []
         self.names: list[str | None] = []
 
-    @property
-    def values(self) -> Sequence[Any]:
-        return list(self._codes)
-
     def fill(self, codes: Any, values: Sequence[str]) -> None:
-        self._codes.update({value: code for code, value in enumerate(values)})
+        self.values.extend(values)
         self.names.extend(values)
         self.cells.put(slice(None), codes)
 
@@ -198,7 +195,9 @@ class Groups:
         found = texts.dictionary_encode()
         codes = np.array([self._codes[text] for text in found.dictionary.to_pylist()], np.int64)
         self.cells.put(rows, codes[found.indices.to_numpy()])
-        self.names.extend(map(_name, list(self._codes)[len(self.names) :]))
+        new = list(self._codes)[len(self.values) :]
+        self.values.extend(new)
+        self.names.extend(map(_name, new))
 
 
 class _NumberCells(_Cells):

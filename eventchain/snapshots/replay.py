@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from eventchain.chain.feed import Feed
+import pyarrow as pa
+
+from eventchain.chain.feed import BATCH_BYTES, Feed, Stretch
 from eventchain.projections.fold import Fold, Run
+
+ROWS = 131_072
+"""Events that are folded at a time."""
 
 
 def replay(
@@ -24,7 +29,7 @@ def replay(
     fold = Fold(runs)
     at = min((run.size for run in fold.active), default=end)
     left = sorted({stop for stop in stops if at < stop <= end})
-    for first, batch in feed.stretches(at, end):
+    for first, batch in _joined(feed.stretches(at, end)):
         while left and left[0] <= first:  # events before this one were erased, rows and all
             yield left.pop(0)
         at = first
@@ -41,6 +46,28 @@ def replay(
                 yield left.pop(0)
     _reach(fold, end)
     yield from left
+
+
+def _joined(stretches: Iterator[Stretch]) -> Iterator[Stretch]:
+    """Those that follow one another, in large batches: the larger, the better projections work on columns."""
+    parts: list[Stretch] = []
+    rows = size = 0
+    for stretch in stretches:
+        if parts and (stretch.first != parts[0].first + rows or rows >= ROWS or size >= BATCH_BYTES):
+            yield _join(parts)
+            parts, rows, size = [], 0, 0
+        parts.append(stretch)
+        rows += stretch.batch.num_rows
+        size += stretch.batch.nbytes
+    if parts:
+        yield _join(parts)
+
+
+def _join(parts: list[Stretch]) -> Stretch:
+    if len(parts) == 1:
+        return parts[0]
+    table = pa.Table.from_batches([part.batch for part in parts]).combine_chunks()
+    return Stretch(parts[0].first, table.to_batches()[0])
 
 
 def _reach(fold: Fold, size: int) -> None:

@@ -87,7 +87,7 @@ def read_records(store: ChainStore, trunk: Walk, walk: Walk | None, report: Repo
         return Records(damaged=branch_of(trunk.origin) in named)
     known = [finding for finding in report.wrong if finding.origin == walk.origin]
     told = {finding.position for finding in known}
-    if walk.blocks and (walk.parent is not trunk or walk.fork != 0) and not known:
+    if walk.blocks and (walk.parent is not trunk or walk.fork != 0) and report.clean:
         report.add(
             "branch", "does not fork off the genesis, as a branch of erasures does", origin=walk.origin
         )

@@ -205,10 +205,14 @@ def test_a_reader_of_an_old_state_is_in_the_way(chain: Chain, monkeypatch: pytes
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM events").fetchall()
         with pytest.raises(StoreError, match="a reader of an old state"):
-            chain.erase(7)
+            chain.erase(7, 299)
         assert ("unerased", None, 1) in told(chain)
+        with chain.working() as work:  # the piece grows, and is as unfinished as before
+            work.append(300, 30)
+            work.sealer.seal_backlog(48)
+        assert told(chain).count(("unerased", None, 1)) == 2
         reader.execute("COMMIT")
-    assert chain.complete().erased.tolist() == [7]
+    assert chain.complete().erased.tolist() == [7, 299]
     assert leaks(chain.folder, wanted) == []
     chain.check()
 
@@ -409,3 +413,12 @@ def test_any_mixture_of_erasures_leaves_exactly_the_right_events(grown: Chain, d
 
 def enumerate_events(known: dict[int, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
     return ((number, new_event(number)) for number in range(len(known), len(known) + 5))
+
+
+def test_records_on_a_branch_that_forks_elsewhere_are_found(chain: Chain) -> None:
+    with chain.working() as work:
+        known = {"stream": "", "version": 0, "id": f"{ERASURES}/0", "type": "eventchain.erasure", "time": 0}
+        event = child_event(**known, data=bytes(Erasure(ORIGIN, ((500, 500),), "r", "a")), metadata=None)
+        work.seal(lambda builder: builder.add_child(builder.trunk, 2, ERASURES, event))
+        work.child_lines()
+    assert ("branch", None, 1) in told(chain)

@@ -111,6 +111,23 @@ def test_mine_takes_what_is_due_and_the_commands_use_it(folder: Folder) -> None:
     assert "6 snapshots right, 0 wrong" in folder.run("snapshot", "verify").stdout
 
 
+def test_show_and_prove_what_is_on_a_branch(folder: Folder) -> None:
+    folder.append(95)
+    folder.run("mine", "--backend", "cpu")
+    block = folder.json("show", "--branch", "types", "4")
+    assert (block["origin"], block["height"], block["leaves"]) == ("example.com/log/types", 4, 1)
+    assert any(line.startswith("pin example.com/log 4 ") for line in block["manifest"])
+    (event,) = folder.json("show", "--branch", "types", "example.com/log/4")
+    assert json.loads(event["data"]) == folder.counts(40)
+    assert (event["state"], event["block"], event["as_sealed"]) == ("sealed", 4, True)
+    proof = folder.run("show", "--branch", "history", "--proof", "0")
+    assert "The proof holds against block" in proof.stderr
+    assert json.loads(proof.stdout)
+    for branch, told in [("type", "did you mean"), ("nothing/x", "there is no branch nothing/x")]:
+        assert told in folder.run("show", "--branch", branch, "1", code=2).stderr
+    assert "there is no block" in folder.run("show", "--branch", "types", "99", code=2).stderr
+
+
 def test_take_and_what_one_may_not_take(folder: Folder) -> None:
     folder.append(30)
     folder.run("mine", "--backend", "cpu")

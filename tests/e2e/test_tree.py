@@ -68,7 +68,7 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     with chain.working() as work:
         work.append(0, 60)
         work.sealer.seal_backlog(10)
-        work.erasure(0)
+        work.record([1])
         for number in range(3 * MOST):
             chain.clock.tick()
             origin = f"{ORIGIN}/part-{number}"

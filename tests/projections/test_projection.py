@@ -90,7 +90,7 @@ def test_import_strings(here: Path) -> None:
         ("orders", "'orders' is not an import string"),
         (":Totals", "is not an import string"),
         ("order:Totals", "there is no module 'order' for 'order:Totals'"),
-        ("shop.orders:Totals", "there is no module 'shop'"),
+        ("nowhere.orders:Totals", "there is no module 'nowhere'"),
         ("orders:Total", "the module 'orders' has no 'Total'"),
         ("orders:Totals.x.y", "the module 'orders' has no 'Totals.x.y'"),
         ("orders:number", "'orders:number' is not a projection but a int"),

@@ -343,7 +343,7 @@ CREATE TRIGGER tells AFTER INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION
 @pytest.mark.parametrize("seconds", [0, 0.1], ids=["before the wait", "during the wait"])
 def test_a_wait_ends_when_something_is_appended(made, seconds):
     url = made.url
-    if isinstance(made, EventsourcingDatabase):  # its application notifies nobody by itself
+    if isinstance(made, EventsourcingDatabase | MappedDatabase):  # its application notifies nobody by itself
         made.execute(NOTIFY.format(table=made.table))
         url += "&notify=Events%21"
     with closing(open_event_store(url)) as store:

@@ -526,3 +526,15 @@ def test_what_an_administrator_does_is_named(postgres, tmp_path, name):
         assert result.exit_code == 1
         assert result.output.startswith(f"{kind}: ")
         assert re.search(rf"position {position}[,:]", result.output)
+
+
+def test_what_to_run_for_an_erasure_leaves_nothing(preset, url):
+    with connected(url) as connection:
+        for number in (1, 2, 3):
+            write(connection, preset, number)
+        with closing(open_event_store(f"table+{url}&mapping={preset.mapping}")) as store:
+            for statement in store.how_to_erase([(2, 2)]).split(";\n"):
+                connection.execute(statement)
+            assert store.read(None, 10)["position"].to_pylist() == [1, 3]
+        left = connection.execute("SELECT convert_from(lo_get(oid), 'UTF8') FROM pg_largeobject_metadata")
+        assert not any(text.endswith("2") for (text,) in left)

@@ -341,3 +341,15 @@ def test_a_mapping_that_was_changed_is_named(made, tmp_path):
     assert (mined.exit_code, "was the mapping changed?" in mined.output) == (2, True)
     verified = run("verify", "-C", config)
     assert (verified.exit_code, "was the mapping changed?" in verified.output) == (1, True)
+
+
+def test_what_to_run_for_an_erasure_deletes_rows(made):
+    path, url = made()
+    for number in range(3):
+        insert(path, (*ROW[:2], number, *ROW[3:]))
+    with closing(open_event_store(url)) as store:
+        text = store.how_to_erase([(2, 2)])
+        with closing(sqlite3.connect(path)) as connection:
+            connection.executescript(text)
+            connection.commit()
+        assert store.read(None, 10)["position"].to_pylist() == [1, 3]
