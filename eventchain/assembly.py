@@ -25,6 +25,7 @@ from eventchain.projections.spec import Spec
 if TYPE_CHECKING:
     from eventchain.chain.sealed import Receipt
     from eventchain.erasure.records import Records
+    from eventchain.erasure.remove import Remover
     from eventchain.snapshots.branch import Pin
     from eventchain.snapshots.check import Checked
     from eventchain.snapshots.restore import Restored
@@ -93,8 +94,9 @@ class Chain:
             Engine(choice.devices, clock=self._clock, duty=share, on_benched=on_benched) as engine,
             self._snapshots_beside(take, on_dropped, on_notice) as snapshots,
         ):
-            require_fit(self.store, self.events, self.anchors)
-            sealer = Sealer(self.store, engine, self._clock, self.events, snapshots)
+            events = self._as_sealed()
+            require_fit(self.store, events, self.anchors)
+            sealer = Sealer(self.store, engine, self._clock, events, snapshots)
             try:
                 sealer.resume()
                 yield sealer
@@ -134,8 +136,34 @@ class Chain:
     def linking(self) -> Iterator[Sealer]:
         """A sealer that holds the writer lock and has no devices: it builds and links, and mines nothing."""
         with self.store.writer():
-            require_fit(self.store, self.events, self.anchors)
-            yield Sealer(self.store, None, self._clock, self.events)
+            events = self._as_sealed()
+            require_fit(self.store, events, self.anchors)
+            yield Sealer(self.store, None, self._clock, events)
+
+    @contextmanager
+    def removing(
+        self, choice: Choice | str | None = None, on_benched: Callable[[str, str], None] = _ignore
+    ) -> Iterator[Remover]:
+        """What removes events from the log; it holds the chain store's writer lock, as a sealer does."""
+        from eventchain.erasure.remove import Remover, as_sealed
+
+        if not isinstance(choice, Choice):
+            choice = self.choose(choice)
+        share = self.mining.duty / 100
+        with (
+            self.store.writer(),
+            Engine(choice.devices, clock=self._clock, duty=share, on_benched=on_benched) as engine,
+        ):
+            require_fit(self.store, as_sealed(self.store, self.events), self.anchors)
+            yield Remover(self.store, self.events, engine, self._clock)
+
+    def _as_sealed(self) -> EventStore:
+        """The event store without what was removed from the log. Raises StoreError while a removal is under
+        way."""
+        from eventchain.erasure.remove import as_sealed, require_complete
+
+        require_complete(self.store)
+        return as_sealed(self.store, self.events)
 
     def receipt(self, event: str | int) -> Receipt:
         """Whether the event with this id, or at this position, is sealed, and where. Raises StoreError where

@@ -22,11 +22,12 @@ from eventchain.chain.tip import block_link
 from eventchain.chainstores import open_chain_store
 from eventchain.erasure.erase import Outcome, complete, record
 from eventchain.erasure.plan import plan_erasure
+from eventchain.erasure.remove import Remover, finish, plan_removal
 from eventchain.eventstores import open_event_store
 from eventchain.formats.anchor import Anchor
 from eventchain.formats.event import EVENT_SCHEMA
 from eventchain.formats.header import bits_for_difficulty
-from eventchain.formats.manifest import Manifest
+from eventchain.formats.manifest import Manifest, base_origin
 from eventchain.formats.policy import Policy
 from eventchain.mining.engine import Engine
 from eventchain.verify import Report, verify
@@ -110,6 +111,19 @@ class Chain:
         with self.working() as work:
             work.record(positions)
         return self.complete()
+
+    def remove(self, *positions: int) -> tuple[int, Any]:
+        """Remove these events from the log, and mine everything from their block on anew."""
+        with (
+            self.opened() as (store, events),
+            store.writer(),
+            Engine(open_backend().devices, clock=self.clock) as engine,
+        ):
+            remover = Remover(store, events, engine, self.clock)
+            plan = plan_removal(store, events, np.array(sorted(positions)))
+            remover.record(plan, "a request", "dpo", 48)
+            assert remover.rebuild()
+            return finish(store, events)
 
     def verify(self, anchors: Sequence[Anchor] = (), now: float | None = None) -> Report:
         with self.opened() as (store, events):
@@ -287,5 +301,5 @@ def newest_anchors(chain: Chain) -> list[Anchor]:
 
 def manifests(chain: Chain, origin: str = ORIGIN) -> list[Manifest]:
     with chain.opened() as (store, _):
-        branch = next(branch for branch in store.branches() if branch.origin == origin)
+        branch = next(branch for branch in store.branches() if base_origin(branch.origin) == origin)
         return [Manifest.parse(raw) for raw in store.blocks(branch.id, 0, 10_000).manifests]

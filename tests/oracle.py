@@ -63,9 +63,25 @@ def _check_chain(store: Any, events: Any, now: float) -> None:
     assert branches, "no branch"
     policy = dict(part.split("=") for part in next(iter(branches.values())).blocks[0]["policy"])
     assert policy["source"] == events.source
+    trunk, *children = branches.values()
+    erased, removals = read_records(store, trunk, children)
+    check_removals(store, trunk, removals)
+    removed = [position for record in removals.values() for position in record["positions"]]
+    assert sorted(set(erased) - set(removed)) == trunk.erased, "what is erased is not what the records say"
+    assert not set(removed) & set(trunk.positions), "removed events are in the log"
+    assert not set(removed) & {event.position for event in all_events(events.read)}, (
+        "removed events are there"
+    )
+    closed = {origin for record in removals.values() for origin in record["closed"]}
     for branch in branches.values():
-        check_children(branch, branches)
-    check_erasures(store, list(branches.values()))
+        check_children(branch, branches, closed)
+    for branch in children:
+        before = incarnation(branch.origin) - 1
+        assert branch.origin not in closed, f"{branch.origin}: was closed"
+        assert not before or base(branch.origin) + (f"@{before}" if before > 1 else "") in closed, (
+            branch.origin
+        )
+    assert not any(one.unfinished for one in store.incarnations()), "a removal is not complete"
 
 
 # -- what is kept of a branch
@@ -79,6 +95,8 @@ class Branch:
     fork: int = -1
     blocks: list[dict[str, Any]] = field(default_factory=list)
     erased: list[int] = field(default_factory=list)
+    leaves: list[bytes] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
 
     def at(self, height: int) -> dict[str, Any]:
         """The block at a height of this branch's own path, through its fork."""
@@ -86,6 +104,14 @@ class Branch:
             assert self.parent is not None
             return self.parent.at(height)
         return self.blocks[height - self.fork - 1]
+
+
+def base(origin: str) -> str:
+    return origin.partition("@")[0]
+
+
+def incarnation(origin: str) -> int:
+    return int(origin.partition("@")[2] or 1)
 
 
 # -- manifests, split by hand
@@ -140,6 +166,9 @@ def split_manifest(raw: bytes) -> dict[str, Any]:
         said["fork"] = check_origin(said["fork"][0]), number(said["fork"][1])
     if said["pin"]:
         said["pin"] = check_origin(said["pin"][0]), number(said["pin"][1]), digest(said["pin"][2])
+    if said["replaces"]:
+        old, height, its_seal, reason = said["replaces"]
+        said["replaces"] = check_origin(old), number(height), digest(its_seal), reason
     named = [child[0] for child in said["child"]]
     assert named == sorted(set(named)), f"children not sorted: {named}"
     assert (said["position"] is None) == (said["size"] == 0), "a position, and an empty log"
@@ -192,8 +221,10 @@ def check_blocks(store: Any, branch: Branch, branches: dict[str, Branch], now: f
         said = split_manifest(manifest)
         if not branch.blocks:
             if said["fork"]:
-                branch.parent, branch.fork = branches[said["fork"][0]], said["fork"][1]
+                (branch.parent,) = (b for b in branches.values() if base(b.origin) == base(said["fork"][0]))
+                branch.fork = said["fork"][1]
                 before = branch.parent.at(branch.fork)
+                assert before["origin"] == said["fork"][0], f"{where}: forks off another incarnation"
                 assert before["seal"], f"{where}: forks off a block that is not sealed"
                 policy = before["in force"]
                 parent = branch.parent.origin.partition("@")[0]
@@ -204,9 +235,16 @@ def check_blocks(store: Any, branch: Branch, branches: dict[str, Branch], now: f
                 assert said["size"] == 0, f"{where}: a genesis with events"
         else:
             assert said["fork"] is None, f"{where}: forks again"
-        assert said["origin"] == branch.origin, where
+        if said["replaces"]:
+            old = said["replaces"][0]
+            assert branch.parent is None and before, f"{where}: replaces {old}"  # noqa: PT018
+            assert base(old) == base(said["origin"]) == base(before["origin"]), where
+            assert incarnation(said["origin"]) == incarnation(old) + 1 > incarnation(before["origin"]), where
+        elif branch.blocks and before:
+            assert said["origin"] == before["origin"], where
+        else:
+            assert said["origin"] == (branch.origin if said["fork"] else base(branch.origin)), where
         assert said["height"] == height == (before["height"] + 1 if before else 0), where
-        assert said["replaces"] is None, f"{where}: nothing is archived"
 
         version, prev, root, mined, bits, nonce = struct.unpack("<I32s32sIII", raw)
         assert header(version, prev, root, mined, bits, nonce) == raw
@@ -248,9 +286,9 @@ def check_blocks(store: Any, branch: Branch, branches: dict[str, Branch], now: f
         pin_sealed = True
         if said["pin"]:
             assert branch.parent is not None, where
-            assert said["pin"][0] == branch.parent.origin, f"{where}: pins a stranger"
             assert said["pin"][1] > pinned, f"{where}: pins do not rise"
             pinned = said["pin"][1]
+            assert said["pin"][0] == branch.parent.at(pinned)["origin"], f"{where}: pins a stranger"
             assert branch.parent.at(pinned)["link"] == said["pin"][2], f"{where}: pins another block"
             assert branch.parent.at(pinned)["seal"], f"{where}: pins a block that is not sealed"
             assert branch.parent.at(pinned)["built"] <= said["built"], f"{where}: pins a block built later"
@@ -262,14 +300,17 @@ def check_blocks(store: Any, branch: Branch, branches: dict[str, Branch], now: f
         branch.blocks.append(said)
         before = said
     assert branch.blocks, f"{branch.origin}: no blocks"
+    assert branch.blocks[-1]["origin"] == branch.origin, f"{branch.origin}: its newest block"
 
 
-def check_children(parent: Branch, branches: dict[str, Branch]) -> None:
-    """``child`` lines against child branches, both ways."""
+def check_children(parent: Branch, branches: dict[str, Branch], closed: set[str]) -> None:
+    """``child`` lines against child branches, both ways; those that were closed are gone."""
     named: dict[str, int] = {}
     for said in parent.blocks:
         where = f"{parent.origin} {said['height']}"
         for origin, height, its_link in said["child"]:
+            if origin in closed:
+                continue
             child = branches[origin]
             assert child.parent is parent, f"{where}: {origin} is no child of it"
             block = child.at(height)
@@ -285,32 +326,99 @@ def check_children(parent: Branch, branches: dict[str, Branch]) -> None:
                     assert not due, f"{where}: does not name {child.origin} {block['height']}"
 
 
-def check_erasures(store: Any, branches: list[Branch]) -> None:
-    """Exactly what sealed records name was erased."""
-    trunk, *children = branches
-    base = trunk.origin.partition("@")[0]
-    recorded: list[int] = []
+def read_records(
+    store: Any, trunk: Branch, children: list[Branch]
+) -> tuple[list[int], dict[str, dict[str, Any]]]:
+    """The positions that sealed records say are erased, and the records of removals by their id."""
+    erased: list[int] = []
+    removals: dict[str, dict[str, Any]] = {}
     for branch in children:
         assert not branch.erased, f"{branch.origin}: an erasure on a child branch"
-        if branch.origin != f"{base}/erasures":
+        if branch.origin != f"{base(trunk.origin)}/erasures":
             continue
         assert (branch.parent, branch.fork) == (trunk, 0), f"{branch.origin}: forks elsewhere"
         first = 0
         records = list(all_events(lambda after, n, id_=branch.id: store.events(id_, after, n)))
         for said in branch.blocks:
-            for number in range(first, said["size"] if said["seal"] else first):
-                event = records[number]
-                id_ = f"{branch.origin}/{number}"
+            for number_ in range(first, said["size"] if said["seal"] else first):
+                event = records[number_]
+                id_ = f"{branch.origin}/{number_}"
                 time = said["built"] * 10**6
-                wanted = (number, branch.origin, number, id_, "eventchain.erasure", time)
+                wanted = (number_, branch.origin, number_, id_, "eventchain.erasure", time)
                 assert event[:6] == wanted, id_
                 told = json.loads(event.data)
-                assert sorted(told) == ["actor", "mode", "origin", "positions", "reason"], id_
-                assert (told["mode"], told["origin"]) == ("erased", trunk.origin), id_
-                for start, end in told["positions"]:
-                    recorded += range(int(start), int(end) + 1)
+                positions = [
+                    position
+                    for start, end in told["positions"]
+                    for position in range(int(start), int(end) + 1)
+                ]
+                assert base(told["origin"]) == base(trunk.origin), id_
+                if told["mode"] == "erased":
+                    assert sorted(told) == ["actor", "mode", "origin", "positions", "reason"], id_
+                    erased += positions
+                    continue
+                assert told["mode"] == "removed", id_
+                assert told["rebuilt"] == [], id_
+                removals[id_] = told | {"positions": positions}
             first = said["size"]
-    assert sorted(recorded) == trunk.erased, "what is erased is not what the records say"
+    assert len(set(erased)) == len(erased), "erased twice"
+    return erased, removals
+
+
+def check_removals(store: Any, trunk: Branch, removals: dict[str, dict[str, Any]]) -> None:
+    """Each incarnation is the one before it, less exactly what its record names."""
+    path, leaves, positions = trunk.blocks, trunk.leaves, trunk.positions
+    found = set()
+    for count in range(incarnation(trunk.origin), 1, -1):
+        (first,) = (said for said in path if said["replaces"] and incarnation(said["origin"]) == count)
+        old, height, its_seal, reason = first["replaces"]
+        record = removals[reason]
+        found.add(reason)
+        assert (record["origin"], int(record["height"])) == (old, height), reason
+        assert digest(record["seal"]) == its_seal, reason
+        (row,) = (one for one in store.incarnations() if (one.branch, one.origin) == (trunk.id, old))
+        blocks = path[: first["height"]]
+        for said in archived_blocks(store, row.id, blocks[-1]):
+            blocks = [*blocks, said]
+        head = blocks[-1]
+        assert (head["origin"], head["height"], head["seal"]) == (old, height, its_seal), old
+        assert head["link"] == digest(record["link"]), old
+        size = path[first["height"] - 1]["size"]
+        tiles = b"".join(tile.hashes for tile in paged(lambda at, n=row.id: store.tiles(n, 0, at, 100)))
+        rows = b"".join(piece.positions for piece in paged(lambda at, n=row.id: store.pieces(n, at, 100)))
+        assert not any(piece.salts for piece in paged(lambda at, n=row.id: store.pieces(n, at, 100))), old
+        kept = [tiles[at : at + 32] for at in range(0, len(tiles), 32)][size % 256 :]
+        assert not any(store.tiles(row.id, level, 0, 1) for level in range(1, 8)), (
+            f"{old}: tiles above leaves"
+        )
+        before = leaves[:size] + kept
+        before_positions = positions[:size] + list(struct.unpack(f">{len(rows) // 8}q", rows))[size % 256 :]
+        assert len(before) == len(before_positions) == head["size"], old
+        root = root_of_ranges(before)
+        for said in blocks[first["height"] :]:
+            assert root(0, said["size"]) == said["root"], f"{old} {said['height']}: the root of the log"
+        removed = set(record["positions"])
+        stay = [pair for pair in zip(before, before_positions, strict=True) if pair[1] not in removed]
+        assert stay == list(zip(leaves, positions, strict=True))[: len(stay)], f"{old}: what stays of it"
+        assert len(before) == len(stay) + len(removed), f"{old}: what the record names"
+        path, leaves, positions = blocks, before, before_positions
+    assert found == set(removals), "a removal that was not carried out"
+
+
+def archived_blocks(store: Any, row: int, before: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Blocks of a replaced incarnation with their links and seals."""
+    for height, raw, extranonce, manifest in rows_of(store, Branch(row, "")):
+        said = split_manifest(manifest)
+        assert said["height"] == height == before["height"] + 1, f"{row} {height}: its height"
+        _, prev, root, mined, bits, _ = struct.unpack("<I32s32sIII", raw)
+        assert prev == before["link"], f"{row} {height}: its link"
+        assert root == merkle_root(manifest, extranonce), f"{row} {height}: its merkle root"
+        assert mined, f"{row} {height}: not mined"
+        assert work_is_done(raw), f"{row} {height}: its work"
+        said["link"] = link(prev, manifest, bits)
+        said["seal"] = seal(before["seal"], said["link"], raw, extranonce)
+        yield said
+        before = said
 
 
 # -- the log
@@ -340,14 +448,9 @@ def check_log(store: Any, branch: Branch, read: Callable[[int | None, int], Any]
         else:
             leaves.append(leaf(event, salts[index]))
     branch.erased = sorted(positions[index] for index in kept)
+    branch.leaves, branch.positions = leaves, positions
     check_tiles(store, branch, leaves)
-
-    @cache
-    def root(first: int, end: int) -> bytes:  # RFC 6962 MTH of a range
-        if end - first < 2:
-            return leaves[first] if first < end else sha256(b"")
-        split = first + largest_power_below(end - first)
-        return sha256(b"\x01" + root(first, split) + root(split, end))
+    root = root_of_ranges(leaves)
 
     first, covered = 0, -1
     for said in branch.blocks:
@@ -371,6 +474,17 @@ def check_log(store: Any, branch: Branch, read: Callable[[int | None, int], Any]
     if branch.parent is not None:
         assert positions == list(range(size)), f"{name}: positions of a child are its indices"
         assert len(events) == size, f"{name}: events beyond the log"
+
+
+def root_of_ranges(leaves: list[bytes]) -> Callable[[int, int], bytes]:
+    @cache
+    def root(first: int, end: int) -> bytes:  # RFC 6962 MTH of a range
+        if end - first < 2:
+            return leaves[first] if first < end else sha256(b"")
+        split = first + largest_power_below(end - first)
+        return sha256(b"\x01" + root(first, split) + root(split, end))
+
+    return root
 
 
 def check_snapshot(branch: Branch, said: dict[str, Any], event: Event) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from eventchain.chain.nodes import LogWriter, damaged
-from eventchain.chain.tip import Tip, block_link, policy_at, read_tips
+from eventchain.chain.tip import Tip, block_link, find_tip, policy_at, read_tips
 from eventchain.contracts.chain_store import Blocks, ChainStore
 from eventchain.errors import FormatError, PolicyError, StoreError
 from eventchain.formats.event import EVENT_SCHEMA
@@ -28,11 +28,15 @@ from eventchain.formats.manifest import (
     Fork,
     Manifest,
     Pointer,
+    Replaced,
     Sealed,
     base_origin,
     check_origin,
+    incarnation_of,
+    next_incarnation,
 )
 from eventchain.formats.policy import MAX_NUMBER, Policy
+from eventchain.formats.salts import Salts
 from eventchain.formats.snapshot import TYPE, About, event_id
 
 CLOCK_TOLERANCE = 2 * 3600
@@ -45,16 +49,16 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Leaves:
-    """Events as they enter a log. hashes: (n, 32) uint8; salts: (n, 16) uint8; positions: (n,) int64."""
+    """Events as they enter a log. hashes: (n, 32) uint8; salts: n; positions: (n,) int64."""
 
     hashes: Hashes
-    salts: NDArray[np.uint8]
+    salts: Salts
     positions: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, rows: slice) -> Leaves:
+    def __getitem__(self, rows: slice | NDArray[Any]) -> Leaves:
         return Leaves(self.hashes[rows], self.salts[rows], self.positions[rows])
 
     @classmethod
@@ -68,18 +72,18 @@ class Leaves:
                 f"an event at position {positions.min()}: positions are not negative",
                 hint="the event store was edited, or its adapter is wrong",
             )
-        return cls(leaf_hashes(batch, fresh), fresh, positions)
+        return cls(leaf_hashes(batch, fresh), Salts(fresh), positions)
 
     @classmethod
     def join(cls, parts: Sequence[Leaves]) -> Leaves:
         return cls(
             np.concatenate([part.hashes for part in parts]),
-            np.concatenate([part.salts for part in parts]),
+            Salts.join([part.salts for part in parts]),
             np.concatenate([part.positions for part in parts]),
         )
 
 
-NO_LEAVES = Leaves(np.empty((0, 32), np.uint8), np.empty((0, 16), np.uint8), np.empty(0, np.int64))
+NO_LEAVES = Leaves(np.empty((0, 32), np.uint8), Salts.read(b"", 0), np.empty(0, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +202,7 @@ class Builder:
             )
         if self.branch(origin) is not None:
             raise PolicyError(f"there is a branch {origin} already", hint="choose another name")
-        link, seal = self._block_at(parent, height)
+        (forked, _, link), seal = self.block_at(parent, height)
         branch = self.store.add_branch(check_origin(origin))
         tip = Tip(
             branch=branch,
@@ -211,7 +215,7 @@ class Builder:
             parent=parent.branch.origin,
         )
         self.tips[origin] = tip
-        return self._add_events(tip, events, pin, fork=Fork(parent.branch.origin, height))
+        return self._add_events(tip, events, pin, fork=Fork(forked, height))
 
     def extend_child(self, tip: Tip, events: Any, pin: int | None = None) -> Built:
         """A block of a child branch that holds these events, stored with it. Their positions, streams and
@@ -225,21 +229,23 @@ class Builder:
         Raises PolicyError where it may not follow what is there.
         """
         parent, height = self.tips[snapshot.parent], snapshot.height
+        pinned, _ = self.block_at(parent, height)
         event = {
             "position": 0,
             "stream": "",
             "version": height,
-            "id": event_id(snapshot.parent, height),
+            "id": event_id(pinned.origin, height),
             "type": TYPE,
             "time": 0,
             "data": snapshot.state,
             "metadata": bytes(snapshot.about),
         }
         batch = pa.RecordBatch.from_pylist([event], schema=EVENT_SCHEMA)
-        lines = self._make_room(parent, snapshot.origin)
         tip = self.branch(snapshot.origin)
+        origin = self._unused(snapshot.origin) if tip is None else tip.branch.origin
+        lines = self._make_room(parent, origin)
         if tip is None:
-            return [*lines, self.add_child(parent, height, snapshot.origin, batch, height)]
+            return [*lines, self.add_child(parent, height, origin, batch, height)]
         if tip.parent != snapshot.parent:
             raise PolicyError(
                 f"the branch {snapshot.origin} forks off {tip.parent}, not off {snapshot.parent}",
@@ -249,8 +255,12 @@ class Builder:
 
     def branch(self, origin: str) -> Tip | None:
         """The tip of this branch, in whichever incarnation it is."""
-        wanted = base_origin(origin)
-        return next((tip for known, tip in self.tips.items() if base_origin(known) == wanted), None)
+        return find_tip(self.tips, origin)
+
+    def _unused(self, origin: str) -> str:
+        """The origin for a new branch: the next incarnation where one of that name was closed."""
+        closed = [one.origin for one in self.store.incarnations() if base_origin(one.origin) == origin]
+        return next_incarnation(max(closed, key=incarnation_of)) if closed else origin
 
     def _add_events(self, tip: Tip, events: Any, pin: int | None, fork: Fork | None = None) -> Built:
         pointer = None
@@ -261,7 +271,7 @@ class Builder:
                     f"a snapshot of block {pin} cannot follow",
                     hint="pin sealed blocks, rising, one event a block",
                 )
-            pointer = Pointer(parent.branch.origin, pin, self._block_at(parent, pin)[0])
+            pointer, _ = self.block_at(parent, pin)
             tip.pinned = pin
         built = self.now()
         batch = self._entries(tip, events, built)
@@ -293,12 +303,13 @@ class Builder:
         """How many branches lie between this one and the root of the tree."""
         return 0 if tip.parent is None else 1 + self._depth(self.tips[tip.parent])
 
-    def _block_at(self, tip: Tip, height: int) -> tuple[bytes, bytes]:
-        """Link and seal of a sealed block of this branch, from the newest sealed block that it names up."""
+    def block_at(self, tip: Tip, height: int) -> tuple[Pointer, bytes]:
+        """A sealed block of this branch and its seal, from the newest sealed block that it names up."""
         block = self.store.blocks(tip.branch.id, height, 1)
         if not len(block) or block.heights[0] != height:
             raise damaged(f"block {height} of {tip.branch.origin} is missing")
-        sealed = Manifest.parse(block.manifests[0]).sealed
+        said = Manifest.parse(block.manifests[0])
+        sealed = said.sealed
         first, seal = (sealed.height + 1, sealed.seal) if sealed else (0, ZERO)
         blocks = self.store.blocks(tip.branch.id, first, height - first + 1)
         if blocks.heights.tolist() != list(range(first, height + 1)):
@@ -307,7 +318,7 @@ class Builder:
         for row in range(len(blocks)):
             link = block_link(blocks, row)
             seal = seal_of(seal, link, blocks.headers[row].tobytes(), int(blocks.extranonces[row]))
-        return link, seal
+        return Pointer(said.origin, height, link), seal
 
     # -- every block is made here
 
@@ -328,6 +339,7 @@ class Builder:
         fork: Fork | None = None,
         pin: Pointer | None = None,
         built: int | None = None,
+        replaces: Replaced | None = None,
     ) -> Built:
         late = late or [0] * len(counts)
         in_force = policy or tip.policy
@@ -359,6 +371,7 @@ class Builder:
                 pin=pin,
                 children=children,
                 policy=policy,
+                replaces=replaces,
             )
             manifest = bytes(said)
             header = unmined(tip.link, manifest, tip.policy.bits)
@@ -366,7 +379,7 @@ class Builder:
             manifests.append(manifest)
             headers.append(header)
             tip.extend(first + number, sha256d(header), built)  # the link is the unmined header's hash
-            fork = pin = policy = None
+            fork = pin = policy = replaces = None
             children = ()
         added = Blocks(
             np.arange(first, first + len(counts)),

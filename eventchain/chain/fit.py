@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from eventchain.chain.nodes import LogReader
 from eventchain.chain.tip import block_link
-from eventchain.contracts.chain_store import ChainStore
+from eventchain.contracts.chain_store import Branch, ChainStore
 from eventchain.contracts.event_store import EventStore
 from eventchain.errors import FormatError, StoreError
 from eventchain.formats.anchor import Anchor
-from eventchain.formats.manifest import Manifest
+from eventchain.formats.manifest import Manifest, base_origin, incarnation_of
 from eventchain.formats.policy import other_source
 
 HINT = "check `store` and `chain` in the configuration; `eventchain verify` names what is wrong"
@@ -36,10 +36,9 @@ def misfit(store: ChainStore, events: EventStore, anchors: Sequence[Anchor]) -> 
     if trunk is None:
         return None
     for anchor in anchors:
-        if anchor.origin != trunk.origin:
+        if base_origin(anchor.origin) != base_origin(trunk.origin):
             return f"the chain is {trunk.origin}, the anchor is of {anchor.origin}"
-        block = store.blocks(trunk.id, anchor.height, 1)
-        if not len(block) or block.heights[0] != anchor.height or block_link(block, 0) != anchor.link:
+        if not _contains(store, trunk, anchor):
             return f"block {anchor.height} of the chain is not the anchored one"
     try:
         genesis, newest = store.blocks(trunk.id, 0, 1), store.last_block(trunk.id)
@@ -67,3 +66,16 @@ def misfit(store: ChainStore, events: EventStore, anchors: Sequence[Anchor]) -> 
     if salts.leaves(batch).tobytes() != log.leaf(index):
         return f"the event at position {said.position} is not the one in the chain"
     return None
+
+
+def _contains(store: ChainStore, trunk: Branch, anchor: Anchor) -> bool:
+    """Whether the trunk, or what it replaced after a removal, has the anchored block. Of an incarnation whose
+    archive was purged nothing can be said."""
+    archived = [one.id for one in store.incarnations() if one.branch == trunk.id]
+    for number in (trunk.id, *archived):
+        block = store.blocks(number, anchor.height, 1)
+        if not len(block) or block.heights[0] != anchor.height:
+            continue
+        if block.manifests[0].startswith(f"{anchor.origin}\n".encode()):
+            return block_link(block, 0) == anchor.link
+    return incarnation_of(anchor.origin) < incarnation_of(trunk.origin)

@@ -32,13 +32,22 @@ class LogWriter:
     def size(self) -> int:
         return self.frontier.size
 
+    def go_on_in(self, branch: int) -> None:
+        """Append to the rows of another branch or incarnation, which begin with a copy of what is partial."""
+        self._branch = branch
+        for level, row in enumerate(self._partial):
+            if len(row):
+                tile = Tile(level, (self.size >> TILE_LEVELS * level) // TILE, row.tobytes())
+                self._store.put_tiles(branch, [tile])
+        self._put_pieces(self.size, Salts.read(b"", 0), np.empty(0, np.int64))
+
     def append(
-        self, leaves: Hashes, salts: NDArray[np.uint8], positions: NDArray[np.int64], counts: Sequence[int]
+        self, leaves: Hashes, salts: Salts, positions: NDArray[np.int64], counts: Sequence[int]
     ) -> tuple[list[bytes], list[bytes]]:
         """Append blocks of leaves that lie end to end, ``counts`` long, and put their tiles and pieces. Gives
         the root over each block's own leaves, and the log's root after each block.
 
-        leaves: (n, 32), salts: (n, 16), positions: (n,)
+        leaves: (n, 32), salts: n, positions: (n,)
         """
         first = self.size
         log_roots = self.frontier.extend(leaves, list(accumulate(counts, initial=first))[1:])
@@ -70,8 +79,8 @@ class LogWriter:
             self._partial[level] = row[len(row) // TILE * TILE :].copy()
         self._store.put_tiles(self._branch, tiles)
 
-    def _put_pieces(self, first: int, salts: NDArray[np.uint8], positions: NDArray[np.int64]) -> None:
-        all_salts = Salts.join([self._salts, Salts(salts)])
+    def _put_pieces(self, first: int, salts: Salts, positions: NDArray[np.int64]) -> None:
+        all_salts = Salts.join([self._salts, salts])
         all_positions = self._positions + positions.astype(">i8").tobytes()
         count = len(all_positions) // 8
         pieces = []

@@ -12,7 +12,9 @@ from eventchain.formats.manifest import Manifest
 class SealedPrefix:
     """How far a branch is sealed, the trunk where none is given: ``height`` of its newest sealed block (where
     none is: of the block below its ``first``, −1 for the trunk), ``size`` of the log and highest ``position``
-    there. :meth:`advance` moves it on; it only reads what is new."""
+    there. :meth:`advance` moves it on; it only reads what is new. Where events were removed from the log, it
+    begins anew in the branch's next incarnation: leaves have other indices there, and ``branch`` another
+    origin."""
 
     def __init__(self, store: ChainStore, branch: Branch | None = None) -> None:
         self.branch = branch or trunk_of(store)
@@ -24,7 +26,9 @@ class SealedPrefix:
         self.advance()
 
     def advance(self) -> bool:
-        """Take on what was sealed since; whether there was anything."""
+        """Take on what was sealed since; whether there was anything. Raises StoreError where the branch is
+        gone."""
+        renewed = self._renew()
         if not self._begun and not self._begin():
             return False
         before, limit = self.height, 1  # one block tells whether there is news: thousands may be unmined
@@ -39,8 +43,21 @@ class SealedPrefix:
                     )
                 self._take(self.height + count, rows.manifests[count - 1])
             if count < limit:
-                return self.height > before
+                return renewed or self.height > before
             limit = SCAN
+
+    def _renew(self) -> bool:
+        """Whether the branch is in another incarnation than it was."""
+        now = next((branch for branch in self._store.branches() if branch.id == self.branch.id), None)
+        if now is None:
+            raise StoreError(
+                f"the branch {self.branch.origin} is gone", hint="`eventchain erase --remine` closes branches"
+            )
+        if now == self.branch:
+            return False
+        self.branch, self._begun = now, False
+        self.height, self.size, self.position = -1, 0, None
+        return True
 
     def _begin(self) -> bool:
         """From the newest sealed block that the newest block names; whether there is a block yet."""

@@ -31,6 +31,11 @@ def rows_at(read: Read, positions: NDArray[np.int64]) -> Any:
             break
         parts.append(batch if wanted.all() else batch.filter(pa.array(wanted)))
         positions = positions[np.searchsorted(positions, found[-1], side="right") :]
+    return joined(parts)
+
+
+def joined(parts: list[Any]) -> Any:
+    """Arrow batches of EVENT_SCHEMA as one."""
     parts = [part for part in parts if part.num_rows]
     if len(parts) < 2:
         return parts[0] if parts else empty_batch()

@@ -99,8 +99,9 @@ class Sealer:
         clock: Clock,
         events: EventStore | None = None,
         snapshots: Snapshots | None = None,
+        builder: Builder | None = None,
     ) -> None:
-        self.builder = Builder(store, clock)
+        self.builder = builder or Builder(store, clock)
         self.progress = Progress()
         self._store = store
         self._engine = engine
@@ -383,7 +384,10 @@ class Sealer:
         if not self.builder.tips or self.builder.trunk.sealed is None:
             return Reached()
         trunk = self.builder.trunk
-        said = Manifest.parse(self._store.blocks(trunk.branch.id, trunk.sealed_height, 1).manifests[0])
+        rows = self._store.blocks(trunk.branch.id, trunk.sealed_height, 1)
+        if not len(rows) or rows.heights[0] != trunk.sealed_height:
+            return Reached(trunk.log.size, trunk.position)  # an incarnation that is built, none of it sealed
+        said = Manifest.parse(rows.manifests[0])
         return Reached(said.size, said.position)
 
     def _measure(self) -> None:

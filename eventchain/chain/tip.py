@@ -10,7 +10,7 @@ from eventchain.chain.nodes import LogWriter, damaged
 from eventchain.contracts.chain_store import Blocks, Branch, ChainStore
 from eventchain.errors import FormatError
 from eventchain.formats.header import ZERO, link_of, meets_target, merkle_root, seal_of
-from eventchain.formats.manifest import Manifest, Sealed
+from eventchain.formats.manifest import Manifest, Sealed, base_origin
 from eventchain.formats.policy import Policy
 
 HEIGHT_BITS = 40
@@ -81,6 +81,12 @@ def read_tips(store: ChainStore) -> dict[str, Tip]:
     return tips
 
 
+def find_tip(tips: dict[str, Tip], origin: str) -> Tip | None:
+    """The tip of this branch, in whichever incarnation it is."""
+    wanted = base_origin(origin)
+    return next((tip for known, tip in tips.items() if base_origin(known) == wanted), None)
+
+
 def _read_tip(
     store: ChainStore, branch: Branch, tips: dict[str, Tip], named: dict[str, int], stated: Stated
 ) -> Tip | None:
@@ -90,14 +96,15 @@ def _read_tip(
     last = Manifest.parse(newest.manifests[0])
     first = store.blocks(branch.id, 0, 1)
     fork = Manifest.parse(first.manifests[0]).fork
-    policy, pinned = None, -1
+    policy, pinned, parent = None, -1, None
     if fork is not None:
-        if fork.origin not in tips:
+        parent = find_tip(tips, fork.origin)
+        if parent is None:
             raise damaged(f"branch {branch.origin!r} forks from {fork.origin!r}, which is not there")
         policy = policy_at(store, tips, fork.origin, fork.height, stated)
-    marked = _marked(store, branch.id, (b"\npolicy ", b"\nchild ", b"\npin "))
-    stated[branch.origin] = [manifest for manifest in marked if manifest.policy]
-    for manifest in marked:
+    telling = marked(store, branch.id, (b"\npolicy ", b"\nchild ", b"\npin "))
+    stated[branch.origin] = [manifest for manifest in telling if manifest.policy]
+    for manifest in telling:
         policy = manifest.policy or policy
         pinned = manifest.pin.height if manifest.pin else pinned
         named.update((child.origin, child.height) for child in manifest.children)
@@ -119,10 +126,10 @@ def _read_tip(
         log=log,
         position=last.position,
         sealed=last.sealed,
-        parent=fork.origin if fork else None,
+        parent=parent.branch.origin if parent else None,
         pinned=pinned,
     )
-    _advance(store, tip)
+    advance(store, tip)
     return tip
 
 
@@ -131,21 +138,22 @@ def policy_at(
 ) -> Policy:
     """The policy in force at a block of a branch that has been read. What is not in ``stated`` is looked for
     among all of the branch's blocks."""
-    tip = tips[origin]
+    tip = find_tip(tips, origin)
+    assert tip is not None
     policy = None
-    said = (stated or {}).get(origin)
-    for manifest in _marked(store, tip.branch.id, (b"\npolicy ",)) if said is None else said:
+    said = (stated or {}).get(tip.branch.origin)
+    for manifest in marked(store, tip.branch.id, (b"\npolicy ",)) if said is None else said:
         if manifest.height <= height and manifest.policy:
             policy = manifest.policy
     if policy is not None:
         return policy
     fork = Manifest.parse(store.blocks(tip.branch.id, 0, 1).manifests[0]).fork
-    if fork is None or fork.origin not in tips:
+    if fork is None or find_tip(tips, fork.origin) is None:
         raise damaged(f"branch {origin!r} has no policy")
     return policy_at(store, tips, fork.origin, fork.height, stated)
 
 
-def _marked(store: ChainStore, branch: int, marks: tuple[bytes, ...]) -> list[Manifest]:
+def marked(store: ChainStore, branch: int, marks: tuple[bytes, ...]) -> list[Manifest]:
     """The manifests of a branch that carry one of these lines; the others are not even read."""
     found: list[Manifest] = []
     first = 0
@@ -157,7 +165,7 @@ def _marked(store: ChainStore, branch: int, marks: tuple[bytes, ...]) -> list[Ma
         first = int(blocks.heights[-1]) + 1
 
 
-def _advance(store: ChainStore, tip: Tip) -> None:
+def advance(store: ChainStore, tip: Tip) -> None:
     """Read on from the newest sealed block that the tip names: what was mined since. A solution is checked
     here, since it will be named by blocks to come."""
     first = tip.sealed_height + 1

@@ -34,6 +34,13 @@ LOCK = 0x65766368
 LOCK_SECONDS = 1.0
 """For how long to try: of a writer that was killed the server hears a moment later."""
 NEW = "check the URL; `eventchain init` makes a new chain store"
+SECRET = {
+    "pieces": ["salts"],
+    "tiles": ["hashes"],
+    "blocks": ["header", "manifest"],
+    "branch_events": ["data", "metadata"],
+}
+"""What an erasure leaves nothing of in the server's files."""
 TYPES = {"BIGINT": "bigint", "TEXT": "text", "BLOB": "bytea"}
 SHAPE = """
 SELECT c.relname::text, a.attname::text, format_type(a.atttypid, NULL), a.attnotnull,
@@ -190,10 +197,12 @@ class PostgreSQLDatabase:
                 # COMMIT would roll back and say nothing.
                 raise StoreError(f"{self.url}: a write failed, and all of its transaction was taken back")
 
-    def scrub(self) -> None:
+    def scrub(self, *, rows: bool) -> None:
         connection = self._writer_connection
         assert connection is not None
-        rewrite(_driver(connection), self._server, f"{quoted(self._schema)}.pieces", ["salts"])
+        for name, columns in SECRET.items():
+            if rows or name == "pieces":
+                rewrite(_driver(connection), self._server, f"{quoted(self._schema)}.{name}", columns)
 
     # -- opening
 

@@ -32,6 +32,17 @@ branches = Table(
     sqlite_strict=True,
 )
 
+incarnations = Table(
+    "incarnations",
+    metadata,
+    _key("id"),  # never a branch's
+    _column("branch", I64),
+    Column("origin", Text, nullable=False, unique=True),
+    _column("height", I64),  # of its first block
+    _column("unfinished", I64),  # 1: what was deleted with it may still be in files
+    sqlite_strict=True,
+)
+
 blocks = Table(
     "blocks",
     metadata,

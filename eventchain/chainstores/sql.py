@@ -34,7 +34,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from eventchain.chainstores import schema
-from eventchain.contracts.chain_store import Blocks, Branch, Extent, Piece, Tile
+from eventchain.contracts.chain_store import Blocks, Branch, Extent, Incarnation, Piece, Tile
 from eventchain.errors import StoreError
 from eventchain.formats.event import EVENT_SCHEMA
 from eventchain.formats.header import HEADER
@@ -78,7 +78,7 @@ class Database(Protocol):
         """A connection in a transaction that commits on leaving, durable, or rolls back on an exception."""
         ...
 
-    def scrub(self) -> None:
+    def scrub(self, *, rows: bool) -> None:
         """See the contract of a chain store. Its writer calls it, in no transaction."""
         ...
 
@@ -200,12 +200,64 @@ class SQLChainStore:
         return list(map(Branch, *self._read(select(t.c.id, t.c.origin).order_by(t.c.id), _INT, _TEXT)))
 
     def add_branch(self, origin: str) -> Branch:
-        highest = max((branch.id for branch in self.branches()), default=0)
-        if highest == MAX_ID:
-            raise StoreError(f"{self.url}: no branch id is left", hint="run `eventchain verify`")
-        branch = Branch(max(highest, 0) + 1, origin)
+        branch = Branch(self._next_id(), origin)
         self._write(_ADD_BRANCH, id=[branch.id], origin=[branch.origin])
         return branch
+
+    def _next_id(self) -> int:
+        highest = max([0, *(one.id for one in self.branches()), *(one.id for one in self.incarnations())])
+        if highest == MAX_ID:
+            raise StoreError(f"{self.url}: no branch id is left", hint="run `eventchain verify`")
+        return highest + 1
+
+    # -- incarnations
+
+    def incarnations(self) -> list[Incarnation]:
+        t = schema.incarnations
+        query = select(t.c.id, t.c.branch, t.c.origin, t.c.height, t.c.unfinished).order_by(t.c.id)
+        *columns, unfinished = self._read(query, _INT, _INT, _TEXT, _INT, _INT)
+        return list(map(Incarnation, *columns, map(bool, unfinished)))
+
+    def add_incarnation(self, branch: int, origin: str, height: int) -> Incarnation:
+        incarnation = Incarnation(self._next_id(), branch, origin, height)
+        self._add_incarnation(incarnation)
+        return incarnation
+
+    def _add_incarnation(self, new: Incarnation) -> None:
+        row = {name: [value] for name, value in new._asdict().items()}
+        self._write(_ADD_INCARNATION, **row | {"unfinished": [int(new.unfinished)]})
+
+    def put_incarnation(self, incarnation: Incarnation) -> None:
+        self._write(_MARK_INCARNATION, of=[incarnation.id], new_unfinished=[int(incarnation.unfinished)])
+
+    def swap(self, incarnation: Incarnation, leaf: int) -> None:
+        old, new, aside = incarnation.branch, incarnation.id, -1  # no row's number, but in here
+        first_tiles = [leaf >> 8 * (level + 1) for level in range(MAX_LEVEL + 1)]
+        self._write(_MOVE_BLOCKS, of=[old], to=[aside], first=[incarnation.height])
+        self._write(_MOVE_PIECES, of=[old], to=[aside], first=[first_tiles[0]])
+        for level, tile in enumerate(first_tiles):
+            self._write(_MOVE_TILES, of=[old], to=[aside], at=[level], first=[tile])
+        for move in (_MOVE_ALL_BLOCKS, _MOVE_ALL_TILES, _MOVE_ALL_PIECES):
+            self._write(move, of=[new], to=[old])
+            self._write(move, of=[aside], to=[new])
+        origin = next(branch.origin for branch in self.branches() if branch.id == old)
+        self._write(_NAME_INCARNATION, of=[new], new_origin=[origin])
+        self._write(_NAME_BRANCH, of=[old], new_origin=[incarnation.origin])
+        self._write(_DROP_UPPER_TILES, of=[new])
+        self._write(_STRIP_PIECES, of=[new], nothing=[b""], none=[b""])
+        self.put_incarnation(incarnation._replace(unfinished=True))
+
+    def close_branch(self, branch: Branch) -> None:
+        self._write(_DROP_BRANCH, of=[branch.id])
+        self._write(_DROP_EVENTS, of=[branch.id])
+        closed = Incarnation(branch.id, branch.id, branch.origin, 0)
+        self._add_incarnation(closed)
+        self.drop(closed)
+
+    def drop(self, incarnation: Incarnation) -> None:
+        for table in (_DROP_BLOCKS, _DROP_TILES, _DROP_PIECES):
+            self._write(table, of=[incarnation.id])
+        self.put_incarnation(incarnation._replace(unfinished=True))
 
     # -- blocks
 
@@ -225,6 +277,7 @@ class SQLChainStore:
     def extents(self) -> list[Extent]:
         t = schema.blocks
         query = select(t.c.branch, func.min(t.c.height), func.max(t.c.height), func.count())
+        query = query.where(t.c.branch.not_in(select(schema.incarnations.c.id)))
         return list(map(Extent, *self._read(query.group_by(t.c.branch).order_by(t.c.branch), *[_INT] * 4)))
 
     def _blocks(self, branch: int, which: Any, order: Any, limit: int) -> Blocks:
@@ -299,11 +352,11 @@ class SQLChainStore:
 
     # -- for erasures
 
-    def scrub(self) -> None:
+    def scrub(self, *, rows: bool = False) -> None:
         if not self._writing or getattr(self._own, "connection", None) is not None:
             raise RuntimeError("scrubbing belongs inside writer(), in no transaction")
         with self._errors():
-            self._database.scrub()
+            self._database.scrub(rows=rows)
 
     # -- for verify
 
@@ -317,7 +370,9 @@ class SQLChainStore:
         ]
 
     def _strays(self, table: Table, out_of_range: Any) -> list[str]:
-        known = table.c.branch.in_(select(schema.branches.c.id))
+        known: Any = table.c.branch.in_(select(schema.branches.c.id))
+        if table is not schema.branch_events:
+            known = or_(known, table.c.branch.in_(select(schema.incarnations.c.id)))
         stray = or_(known.is_not(true()), out_of_range)
         keys = list(table.primary_key.columns)
         query = select(*keys).where(stray).order_by(*keys).limit(MAX_STRAYS)
@@ -350,6 +405,7 @@ def _seal_columns(blocks: Blocks) -> dict[str, list[Any]]:
 _ADD_BRANCH, _ADD_BLOCKS = insert(schema.branches), insert(schema.blocks)
 _ADD_TILES, _ADD_PIECES = insert(schema.tiles), insert(schema.pieces)
 _ADD_EVENTS = insert(schema.branch_events)
+_ADD_INCARNATION = insert(schema.incarnations)
 _SOLVE_BLOCKS = (
     update(schema.blocks)
     .where(schema.blocks.c.branch == bindparam("of"), schema.blocks.c.height == bindparam("new_height"))
@@ -367,6 +423,48 @@ def _clear(table: Table) -> Any:
 
 _CLEAR_PIECES = _clear(schema.pieces)
 _CLEAR_TILES = _clear(schema.tiles).where(schema.tiles.c.level == bindparam("at"))
+
+
+def _drop(table: Table, *which: Any) -> Any:
+    return delete(table).where(table.c.branch == bindparam("of"), *which)
+
+
+def _move(table: Table, *which: Any) -> Any:
+    """Give rows to another branch or incarnation."""
+    return update(table).where(table.c.branch == bindparam("of"), *which).values(branch=bindparam("to"))
+
+
+_DROP_BLOCKS, _DROP_TILES = _drop(schema.blocks), _drop(schema.tiles)
+_DROP_PIECES, _DROP_EVENTS = _drop(schema.pieces), _drop(schema.branch_events)
+_DROP_UPPER_TILES = _drop(schema.tiles, schema.tiles.c.level > text("0"))
+_DROP_BRANCH = delete(schema.branches).where(schema.branches.c.id == bindparam("of"))
+_STRIP_PIECES = (
+    update(schema.pieces)
+    .where(schema.pieces.c.branch == bindparam("of"))
+    .values(salts=bindparam("nothing", type_=LargeBinary), digest=bindparam("none", type_=LargeBinary))
+)
+_MOVE_ALL_BLOCKS, _MOVE_ALL_TILES = _move(schema.blocks), _move(schema.tiles)
+_MOVE_ALL_PIECES = _move(schema.pieces)
+_MOVE_BLOCKS = _move(schema.blocks, schema.blocks.c.height >= bindparam("first"))
+_MOVE_PIECES = _move(schema.pieces, schema.pieces.c.tile >= bindparam("first"))
+_MOVE_TILES = _move(
+    schema.tiles, schema.tiles.c.level == bindparam("at"), schema.tiles.c.tile >= bindparam("first")
+)
+_NAME_BRANCH = (
+    update(schema.branches)
+    .where(schema.branches.c.id == bindparam("of"))
+    .values(origin=bindparam("new_origin"))
+)
+_NAME_INCARNATION = (
+    update(schema.incarnations)
+    .where(schema.incarnations.c.id == bindparam("of"))
+    .values(origin=bindparam("new_origin"))
+)
+_MARK_INCARNATION = (
+    update(schema.incarnations)
+    .where(schema.incarnations.c.id == bindparam("of"))
+    .values(unfinished=bindparam("new_unfinished"))
+)
 
 
 @lru_cache(maxsize=64)  # a dialect is one store's

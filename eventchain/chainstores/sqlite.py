@@ -132,7 +132,7 @@ class SQLiteDatabase:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
 
-    def scrub(self) -> None:
+    def scrub(self, *, rows: bool) -> None:
         """What was overwritten may still lie in free space of pages and in the write-ahead log: the file is
         written anew, and the log emptied."""
         with self._engine.connect() as connection:

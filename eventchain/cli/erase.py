@@ -1,14 +1,16 @@
-"""``eventchain erase``: lawful erasure in place."""
+"""``eventchain erase``: lawful erasure, in place or with the events removed from the log."""
 
 from __future__ import annotations
 
 import getpass
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from eventchain.cli import removal
 from eventchain.cli.common import (
     announce,
     config_option,
@@ -57,6 +59,24 @@ actor_option = click.option(
 )
 @reason_option
 @actor_option
+@click.option(
+    "--remine",
+    is_flag=True,
+    help="Remove the events from the log altogether, and mine everything from their block on anew.",
+)
+@click.option(
+    "--purge",
+    is_flag=True,
+    help="Destroy what is kept of replaced blocks; nothing of them can be proven any more. Needs --anchor.",
+)
+@click.option(
+    "--anchor",
+    "anchor_files",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    multiple=True,
+    metavar="FILE",
+    help="For --purge: anchors, of which one is of the log as it is now.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be touched, and do nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--resume", is_flag=True, help="Complete what is on record and not done.")
@@ -71,6 +91,9 @@ def command(
     subject: str | None,
     reason: str | None,
     actor: str | None,
+    remine: bool,
+    purge: bool,
+    anchor_files: tuple[Path, ...],
     dry_run: bool,
     yes: bool,
     resume: bool,
@@ -83,6 +106,8 @@ def command(
     A record of what is erased, by whom and why, is sealed first. Then data and metadata are destroyed in the
     event store, and the salts in the chain store. Rows, leaves and blocks stay, and nothing else is mined
     anew; stream, id, type and time stay readable and proven.
+    With --remine the events leave the log: all blocks from theirs on are built anew and mined as one batch,
+    and then take the place of the old ones, of which headers, leaf hashes and positions are archived.
     It can be broken off at any moment; --resume completes it. Where the event store is another
     application's, what to run there is printed, and --resume afterwards sees that it was done. Exit 1 while
     an erasure is not complete.
@@ -92,6 +117,14 @@ def command(
 
     selectors = Selectors(stream, where, subject)
     chosen = bool(event_ids or positions or any(one is not None for one in selectors))
+    if purge:
+        if chosen or resume or remine:
+            raise ConfigError("--purge stands alone", hint="first remove, then `eventchain verify --anchor`")
+        with open_chain(config_file) as chain:
+            if not yes:
+                confirm()
+            removal.purge(chain, anchor_files, as_json)
+        return
     if resume == chosen:
         raise ConfigError(
             "no events are chosen" if not resume else "--resume takes no events",
@@ -100,6 +133,11 @@ def command(
     if chosen and not dry_run:
         require_reason(reason)
     with open_chain(config_file) as chain:
+        if remine and chosen:
+            meant = _meant(chain, [*event_ids, *positions], selectors)
+            _remove(chain, meant, reason or "", actor, dry_run, yes, as_json, backend, device)
+            return
+        removed = removal.resume(chain, backend, device) if resume else None
         plan = None
         if chosen:
             plan = _plan(chain, [*event_ids, *positions], selectors)
@@ -115,8 +153,8 @@ def command(
             due = [] if plan is None else [(plan, reason or "")]
             seal_records(chain, choice, due, actor or login())
         outcome = complete_records(chain)
-        print_outcome(chain, outcome, as_json)
-    if len(outcome.waiting) or len(outcome.lost):
+        print_outcome(chain, outcome, as_json, removed)
+    if len(outcome.waiting) or len(outcome.lost) or (removed is not None and len(removed[1])):
         click.get_current_context().exit(INCOMPLETE)
 
 
@@ -149,9 +187,16 @@ class Selectors(NamedTuple):
 
 
 def _plan(chain: Chain, events: Sequence[str | int], selectors: Selectors) -> Plan:
+    from eventchain.erasure.plan import plan_erasure
+
+    return plan_erasure(chain.store, chain.events, _meant(chain, events, selectors))
+
+
+def _meant(chain: Chain, events: Sequence[str | int], selectors: Selectors) -> Any:
+    """The positions of the events that were named, rising."""
     import numpy as np
 
-    from eventchain.erasure.plan import plan_erasure, positions_of, positions_where
+    from eventchain.erasure.plan import positions_of, positions_where
     from eventchain.errors import ConfigError
 
     meant = [positions_of(chain.events, events)]
@@ -159,7 +204,38 @@ def _plan(chain: Chain, events: Sequence[str | int], selectors: Selectors) -> Pl
         meant.append(positions_where(chain.events, matches))
         if not len(meant[-1]):
             raise ConfigError(f"there is no event {which}", hint="was it erased, or is it spelled otherwise?")
-    return plan_erasure(chain.store, chain.events, np.unique(np.concatenate(meant)))
+    return np.unique(np.concatenate(meant))
+
+
+def _remove(
+    chain: Chain,
+    positions: Any,
+    reason: str,
+    actor: str | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    backend: str | None,
+    device: str | None,
+) -> None:
+    from eventchain.erasure.remove import plan_removal
+
+    plan = plan_removal(chain.store, chain.events, positions)
+    if dry_run or not as_json:
+        removal.print_plan(chain, plan, _listed(positions), as_json, dry_run)
+    if dry_run:
+        return
+    if not yes:
+        confirm()
+    choice = chain.choose(backend, device)
+    announce(choice)
+    outcome = removal.remove(chain, choice, plan, reason, actor or login())
+    if as_json:
+        print_json(removal.as_dict(outcome, partial(_how, chain)) | {"complete": not len(outcome[1])})
+    else:
+        removal.print_outcome(chain, outcome, partial(_how, chain))
+    if len(outcome[1]):
+        click.get_current_context().exit(INCOMPLETE)
 
 
 def require_reason(reason: str | None) -> None:
@@ -254,21 +330,29 @@ def print_plan(chain: Chain, plan: Plan, as_json: bool) -> None:
     note("not reached: backups, replicas, exports, and what was derived from the events")
 
 
-def print_outcome(chain: Chain, outcome: Outcome, as_json: bool) -> None:
+def print_outcome(
+    chain: Chain, outcome: Outcome, as_json: bool, removed: tuple[int, Any] | None = None
+) -> None:
+    """``removed``: what became of removals, where they were looked at."""
+    waiting = removed is not None and len(removed[1])
     if as_json:
         values: dict[str, Any] = {
             "erased": outcome.erased.tolist(),
             "waiting": outcome.waiting.tolist(),
             "lost": outcome.lost.tolist(),
-            "complete": not len(outcome.waiting) and not len(outcome.lost),
+            "complete": not len(outcome.waiting) and not len(outcome.lost) and not waiting,
         }
+        if removed is not None and (removed[0] or waiting):
+            values |= removal.as_dict(removed, partial(_how, chain))
         if len(outcome.waiting):
-            values["how_to_erase"] = _how(chain, outcome)
+            values["how_to_erase"] = _how(chain, outcome.waiting)
         print_json(values)
         return
+    if removed is not None:
+        removal.print_outcome(chain, removed, partial(_how, chain))
     if len(outcome.erased):
         click.echo(f"erased {counted(len(outcome.erased), 'event')}")
-    elif not len(outcome.waiting):
+    elif not len(outcome.waiting) and not (removed and removed[0]) and not waiting:
         click.echo("nothing is left to erase")
     if len(outcome.lost):
         note(
@@ -280,15 +364,16 @@ def print_outcome(chain: Chain, outcome: Outcome, as_json: bool) -> None:
             f"the payloads of {counted(len(outcome.waiting), 'event')} are still in {chain.events.url}. "
             "Run this there, then `eventchain erase --resume`:"
         )
-        click.echo(_how(chain, outcome))
+        click.echo(_how(chain, outcome.waiting))
 
 
-def _how(chain: Chain, outcome: Outcome) -> str:
+def _how(chain: Chain, positions: Any, rows: bool = False) -> str:
     from eventchain.formats.erasure import ranges_of
 
-    ranges = ranges_of(outcome.waiting)
+    ranges = ranges_of(positions)
     told = getattr(chain.events, "how_to_erase", None)  # an adapter from elsewhere may not have it
-    how = str(told(ranges)) if told else f"destroy data and metadata of the events at {ranges}"
+    what = "the events" if rows else "data and metadata of the events"
+    how = str(told(ranges, rows=rows)) if told else f"destroy {what} at {ranges}"
     return printable(how.replace("\n", "\0")).replace("\\x00", "\n")
 
 

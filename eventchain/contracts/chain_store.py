@@ -1,4 +1,5 @@
-"""The contract of a chain store: branches, blocks, tiles, leaf pieces and the events of child branches.
+"""The contract of a chain store: branches, their incarnations, blocks, tiles, leaf pieces and the events of
+child branches.
 
 A store keeps bytes and knows nothing of what they mean. It holds nothing that could be derived from the
 rest, except the tiles above level 0 (so that proofs need few reads), so there is nothing that an edit
@@ -33,6 +34,19 @@ UNFINISHED = bytes(32)
 class Branch(NamedTuple):
     id: int
     origin: str
+
+
+class Incarnation(NamedTuple):
+    """Blocks, tiles and pieces of a branch, from ``height`` on, under another origin than the branch has now:
+    built to be put in their place, or once in it and archived. Their rows have ``id`` as the number of their
+    branch. ``branch``: whose they are; ``unfinished``: what was deleted with it may still be in files. Of a
+    branch that was closed only this is left: it has its own id in both places, and height 0."""
+
+    id: int
+    branch: int
+    origin: str
+    height: int
+    unfinished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +115,32 @@ class ChainStore(Protocol):
 
     def add_branch(self, origin: str) -> Branch: ...
 
+    # -- incarnations, whose blocks, tiles and pieces are read and written by their id
+    def incarnations(self) -> list[Incarnation]:
+        """All of them, by rising id."""
+        ...
+
+    def add_incarnation(self, branch: int, origin: str, height: int) -> Incarnation: ...
+
+    def put_incarnation(self, incarnation: Incarnation) -> None:
+        """Write its ``unfinished``."""
+        ...
+
+    def swap(self, incarnation: Incarnation, leaf: int) -> None:
+        """Put the incarnation in the place of its branch's blocks, and of its tiles and pieces from that of
+        leaf ``leaf`` on. The branch takes its origin; what was there takes the incarnation's id and
+        the branch's old origin, and is stripped: of it stay blocks, leaf hashes and positions, with empty
+        salts and digests. It is marked as unfinished."""
+        ...
+
+    def close_branch(self, branch: Branch) -> None:
+        """Delete a branch with all of its rows, and remember it among the incarnations, as unfinished."""
+        ...
+
+    def drop(self, incarnation: Incarnation) -> None:
+        """Delete its blocks, tiles and pieces, and mark it as unfinished. It stays in the list."""
+        ...
+
     # -- blocks
     def blocks(self, branch: int, first: int, limit: int) -> Blocks:
         """Blocks of the branch from height ``first`` on, ascending, at most ``limit``."""
@@ -116,7 +156,8 @@ class ChainStore(Protocol):
         ...
 
     def extents(self) -> list[Extent]:
-        """One of each branch number that any block row has, whether or not there is such a branch."""
+        """One of each branch number that any block row has, whether or not there is such a branch, but for
+        those of incarnations."""
         ...
 
     def add_blocks(self, branch: int, blocks: Blocks) -> None: ...
@@ -148,10 +189,11 @@ class ChainStore(Protocol):
     def add_events(self, branch: int, batch: Any) -> None: ...
 
     # -- for erasures
-    def scrub(self) -> None:
-        """Inside ``writer()``, in no transaction: nothing that was overwritten or deleted is left in the
-        store's files on return. What the database keeps besides (backups, replicas, PostgreSQL's WAL) is its
-        administrator's. Raises StoreError where something stands in the way, as a reader of an old state."""
+    def scrub(self, *, rows: bool = False) -> None:
+        """Inside ``writer()``, in no transaction: no salt that was overwritten is left in the store's files
+        on return, and with ``rows`` nothing at all that was deleted. What the database keeps besides
+        (backups, replicas, PostgreSQL's WAL) is its administrator's. Raises StoreError where something stands
+        in the way, as a reader of an old state."""
         ...
 
     # -- for verify

@@ -101,10 +101,10 @@ class EventStore(Protocol):
         """The store's own clock in unix seconds."""
         ...
 
-    def how_to_erase(self, ranges: Sequence[tuple[int, int]]) -> str:
+    def how_to_erase(self, ranges: Sequence[tuple[int, int]], *, rows: bool = False) -> str:
         """For its administrator, where the store is not ours to write: what to run so that the payloads of
         the events at these positions (ranges, both ends counted) are gone. After that each event is read with
-        ``data`` and ``metadata`` null, or not at all."""
+        ``data`` and ``metadata`` null, or not at all; with ``rows`` not at all."""
         ...
 
     def close(self) -> None: ...
@@ -134,4 +134,9 @@ class AppendableEventStore(EventStore, Protocol):
 
         A store whose payloads are encrypted, opened with keys, also has ``decrypted``: see
         :class:`eventchain.subjects.Encrypted`."""
+        ...
+
+    def remove(self, positions: Any) -> None:
+        """As :meth:`erase`, of whole events: they are deleted. Positions that hold none are passed over, and
+        none is given again."""
         ...

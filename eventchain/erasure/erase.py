@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from eventchain.chain.build import Builder, Built
 from eventchain.chain.nodes import LogReader, damaged, piece_digest
 from eventchain.chain.prefix import SealedPrefix
 from eventchain.chain.sealing import Progress, Sealer
@@ -62,25 +63,29 @@ def record(
     positions = positions[~records.cover(positions, sealed=False)]
     if len(positions):
         erasure = Erasure(plan.origin, ranges_of(positions), reason, actor)
-        number, origin = len(records), records.origin
-        event = {
-            "position": number,
-            "stream": origin,
-            "version": number,
-            "id": f"{origin}/{number}",
-            "type": TYPE,
-            "time": 0,  # the builder's
-            "data": bytes(erasure),
-            "metadata": None,
-        }
-        batch = pa.RecordBatch.from_pylist([event], schema=EVENT_SCHEMA)
         with store.transaction():
-            if records.branch is None:
-                built = builder.add_child(builder.trunk, 0, origin, batch)
-            else:
-                built = builder.extend_child(builder.tips[origin], batch)
+            built = record_event(builder, records, erasure)
         sealer.build(built)
     sealer.seal_backlog(block_events, report)
+
+
+def record_event(builder: Builder, records: Records, erasure: Erasure) -> Built:
+    """A block with one more record, inside ``store.transaction()``."""
+    number, origin = len(records), records.origin
+    event = {
+        "position": number,
+        "stream": origin,
+        "version": number,
+        "id": f"{origin}/{number}",
+        "type": TYPE,
+        "time": 0,  # the builder's
+        "data": bytes(erasure),
+        "metadata": None,
+    }
+    batch = pa.RecordBatch.from_pylist([event], schema=EVENT_SCHEMA)
+    if records.branch is None:
+        return builder.add_child(builder.trunk, 0, origin, batch)
+    return builder.extend_child(builder.tips[origin], batch)
 
 
 def complete(store: ChainStore, events: EventStore, report: Report = lambda what, count: None) -> Outcome:

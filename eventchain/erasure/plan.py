@@ -55,15 +55,7 @@ def plan_erasure(store: ChainStore, events: EventStore, positions: NDArray[np.in
         prefix, records = SealedPrefix(store), Records(store)
         known = records.cover(positions, sealed=False)
         wanted = positions[~known]
-        log = LogReader(store, prefix.branch.id)
-        places = places_of(log, prefix.size, wanted)
-        if len(places) < len(wanted):
-            first = int(np.setdiff1d(wanted, places.positions)[0])
-            raise StoreError(
-                f"the event at position {first} is not sealed",
-                hint="only what the chain commits to is erased through it; `eventchain mine` seals it",
-            )
-        _require_sound(log, events, places)
+        places = require_sealed(store, events, wanted)
         heights = _blocks(store, prefix, places.indices)
         return Plan(
             origin=prefix.branch.origin,
@@ -73,6 +65,22 @@ def plan_erasure(store: ChainStore, events: EventStore, positions: NDArray[np.in
             snapshots=_snapshots(store, int(heights[0])) if len(heights) else {},
             hashes=2 * work_of(int(store.last_block(prefix.branch.id).headers["bits"][0])),
         )
+
+
+def require_sealed(store: ChainStore, events: EventStore, positions: NDArray[np.int64]) -> Places:
+    """Where the events at these rising positions stand in the trunk's log. Raises StoreError for one that is
+    not sealed, or not what was sealed."""
+    prefix = SealedPrefix(store)
+    log = LogReader(store, prefix.branch.id)
+    places = places_of(log, prefix.size, positions)
+    if len(places) < len(positions):
+        first = int(np.setdiff1d(positions, places.positions)[0])
+        raise StoreError(
+            f"the event at position {first} is not sealed",
+            hint="only what the chain commits to is erased through it; `eventchain mine` seals it",
+        )
+    _require_sound(log, events, places)
+    return places
 
 
 def positions_of(events: EventStore, wanted: Iterable[str | int]) -> NDArray[np.int64]:
@@ -145,8 +153,12 @@ def _require_sound(log: LogReader, events: EventStore, places: Places) -> None:
     for stretch in places.stretches():
         found = events_at(log, events, stretch)
         if len(found.rows) < len(stretch):
-            gone = stretch.positions[np.setdiff1d(np.arange(len(stretch)), found.rows)]
-            raise _unsound(int(gone.min()), "is missing")
+            gone = np.setdiff1d(np.arange(len(stretch)), found.rows)
+            first = int(stretch.indices[0])
+            salts = log.salts(first, int(stretch.indices[-1]) + 1)[stretch.indices[gone] - first]
+            gone = gone[~salts.erased]  # the rows of others an erasure in place may have taken
+            if len(gone):
+                raise _unsound(int(stretch.positions[gone].min()), "is missing")
         wrong = found.rows[~found.as_sealed]
         if len(wrong):
             raise _unsound(int(stretch.positions[wrong].min()), "is not what was sealed")

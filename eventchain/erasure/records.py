@@ -58,7 +58,14 @@ class Records(list[Record]):
         at = np.array([position])
         return next((record for record in self if record.erasure.covers(at)[0]), None)
 
-    def cover(self, positions: NDArray[np.int64], *, sealed: bool) -> NDArray[np.bool_]:
-        """Whether each position (n,) is in a record, or in a sealed one: (n,)."""
-        known = [record.erasure.covers(positions) for record in self if record.sealed or not sealed]
+    def cover(
+        self, positions: NDArray[np.int64], *, sealed: bool, removed: bool = False
+    ) -> NDArray[np.bool_]:
+        """Whether each position (n,) is in a record of an erasure in place, or of a removal; or in a sealed
+        one: (n,)."""
+        known = [
+            record.erasure.covers(positions)
+            for record in self
+            if (record.sealed or not sealed) and removed == (record.erasure.removal is not None)
+        ]
         return reduce(np.logical_or, known, np.zeros(len(positions), np.bool_))

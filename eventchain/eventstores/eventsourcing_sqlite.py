@@ -72,11 +72,11 @@ class EventsourcingSQLiteStore(SQLiteFile):
             table = self._detect(connection)
         return f"{self._url}{'' if '?' in self._url else '?'}table={quote(table, safe='')}"
 
-    def how_to_erase(self, ranges: Ranges) -> str:
+    def how_to_erase(self, ranges: Ranges, *, rows: bool = False) -> str:
         """Where the application added columns, which may hold anything, whole rows are deleted."""
         with self._connected() as connection:
             table = self._table(connection)
-        columns = [table.data] if table.metadata == "NULL" else []
+        columns = [table.data] if table.metadata == "NULL" and not rows else []
         sql = erasing(table.table, columns, table.position, ranges)
         return f"PRAGMA secure_delete = ON;\n{sql}\nPRAGMA wal_checkpoint(TRUNCATE);"
 

@@ -86,7 +86,7 @@ class KurrentDBEventStore:
         """None: the server's indexes cannot be read from outside."""
         return PlainCheck()
 
-    def how_to_erase(self, ranges: Sequence[tuple[int, int]]) -> str:
+    def how_to_erase(self, ranges: Sequence[tuple[int, int]], *, rows: bool = False) -> str:
         """KurrentDB lets go of whole streams, or of their beginnings."""
         listed = ", ".join(f"{first} to {last}" if first != last else str(first) for first, last in ranges)
         return (

@@ -101,7 +101,7 @@ class MappedPostgreSQLStore(PostgreSQLTable):
             metadata=metadata,
         )
 
-    def how_to_erase(self, ranges: Ranges) -> str:
+    def how_to_erase(self, ranges: Ranges, *, rows: bool = False) -> str:
         """Whole rows are deleted, as every column is covered and may hold anything, and the large objects
         that they name."""
         with self._described() as (_, info, query):
@@ -112,7 +112,7 @@ class MappedPostgreSQLStore(PostgreSQLTable):
             for column in columns
         )
         vacuum = "\nVACUUM (FULL) pg_largeobject;" if objects else ""
-        return objects + super().how_to_erase(ranges) + vacuum
+        return objects + super().how_to_erase(ranges, rows=rows) + vacuum
 
     def _text(self, key: str, names: tuple[str, ...]) -> str:
         """Several columns are known by the last and what ``metadata`` holds; a null is one of the last."""

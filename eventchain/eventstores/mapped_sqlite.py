@@ -121,7 +121,7 @@ class MappedSQLiteStore(SQLiteFile):
             return f"CASE WHEN {column} IS NULL THEN {UNKNOWN_SQL} ELSE {integer_of(column, factor)} END"
         return column if factor == 1 else integer_of(column, factor)
 
-    def how_to_erase(self, ranges: Ranges) -> str:
+    def how_to_erase(self, ranges: Ranges, *, rows: bool = False) -> str:
         """Whole rows are deleted: every column of theirs is covered, and may hold anything."""
         with self._connected() as connection:
             table = self._table(connection)

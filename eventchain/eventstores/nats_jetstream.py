@@ -113,7 +113,7 @@ class JetStreamEventStore:
         """None: a stream has no index beside its messages."""
         return PlainCheck()
 
-    def how_to_erase(self, ranges: Sequence[tuple[int, int]]) -> str:
+    def how_to_erase(self, ranges: Sequence[tuple[int, int]], *, rows: bool = False) -> str:
         """Whole messages: JetStream overwrites one that is removed so with random bytes."""
         sequences = (sequence for first, last in ranges for sequence in range(first, last + 1))
         return "\n".join(f"nats stream rmm {self._stream} {sequence} --force" for sequence in sequences)

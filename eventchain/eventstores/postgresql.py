@@ -63,6 +63,7 @@ ERASE = """
 UPDATE {table} SET data = NULL, metadata = NULL
 WHERE position = ANY(%s::int8[]) AND (data IS NOT NULL OR metadata IS NOT NULL)
 """
+REMOVE = "DELETE FROM {table} WHERE position = ANY(%s::int8[])"
 ATTEMPTS = 20
 """How often to append to "any" version while others append to the same stream."""
 
@@ -210,8 +211,14 @@ class PostgreSQLEventStore(PostgreSQLTable):
     # -- erasing
 
     def erase(self, positions: NDArray[np.int64]) -> None:
+        self._destroy(ERASE, positions)
+
+    def remove(self, positions: NDArray[np.int64]) -> None:
+        self._destroy(REMOVE, positions)
+
+    def _destroy(self, statement: str, positions: NDArray[np.int64]) -> None:
         with self._transaction() as (connection, info):
-            connection.execute(ERASE.format(table=info.name), (positions.tolist(),))
+            connection.execute(statement.format(table=info.name), (positions.tolist(),))
         with self._connected() as connection:
             connection.execute("SET default_transaction_read_only = off")
             try:

@@ -275,9 +275,9 @@ class PostgreSQLTable:
             found = connection.execute("SELECT floor(extract(epoch FROM clock_timestamp()))::int8").fetchone()
             return int(found[0]) if found else 0
 
-    def how_to_erase(self, ranges: Ranges) -> str:
+    def how_to_erase(self, ranges: Ranges, *, rows: bool = False) -> str:
         with self._described() as (_, info, query):
-            sql = erasing(query.table, self._payload(query), query.position, ranges)
+            sql = erasing(query.table, [] if rows else self._payload(query), query.position, ranges)
         return f"{sql}\nVACUUM (FULL, ANALYZE) {info.name};"
 
     def _payload(self, query: EventQuery) -> list[str]:

@@ -35,6 +35,7 @@ ERASE = """
 UPDATE events SET data = NULL, metadata = NULL
 WHERE position = ? AND (data IS NOT NULL OR metadata IS NOT NULL)
 """
+REMOVE = "DELETE FROM events WHERE position = ?"
 COLUMNS = EVENT_SCHEMA.names
 IMPORT_CACHE_KIB = 256 * 1024
 """Page cache while importing, so that the two indexes are not read back from disk for every row."""
@@ -148,9 +149,15 @@ class SQLiteEventStore(SQLiteFile):
     # -- erasing
 
     def erase(self, positions: NDArray[np.int64]) -> None:
+        self._destroy(ERASE, positions)
+
+    def remove(self, positions: NDArray[np.int64]) -> None:
+        self._destroy(REMOVE, positions)
+
+    def _destroy(self, statement: str, positions: NDArray[np.int64]) -> None:
         with self._transaction() as connection:
             connection.execute("PRAGMA secure_delete = ON")
-            connection.executemany(ERASE, [(position,) for position in positions.tolist()])
+            connection.executemany(statement, [(position,) for position in positions.tolist()])
         with self._connected() as connection:  # free space of pages, and the log, may still hold the values
             connection.execute("VACUUM")
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

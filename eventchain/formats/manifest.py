@@ -171,6 +171,17 @@ def base_origin(origin: str) -> str:
     return origin.partition("@")[0]
 
 
+def incarnation_of(origin: str) -> int:
+    """``a/b@3`` to 3, ``a/b`` to 1; what is no origin to 1, too."""
+    number = origin.partition("@")[2]
+    return int(number) if _NUMBER.fullmatch(number) else 1
+
+
+def next_incarnation(origin: str) -> str:
+    """The origin of what replaces this one: ``a/b`` to ``a/b@2``."""
+    return f"{base_origin(origin)}@{incarnation_of(origin) + 1}"
+
+
 def encode_digest(digest: bytes) -> str:
     """RFC 4648 section 4 with padding, of the raw digest."""
     return base64.b64encode(digest).decode("ascii")

@@ -21,6 +21,7 @@ from eventchain.verify.blocks import walk_branch
 from eventchain.verify.erasures import Records, read_records
 from eventchain.verify.events import check_branch, check_store
 from eventchain.verify.findings import Finding, Report
+from eventchain.verify.incarnations import Archives, read_archives
 from eventchain.verify.tree import check_anchors, check_children, check_snapshots
 from eventchain.verify.walk import Walk
 
@@ -72,13 +73,15 @@ def _verify(
                 origin=trunk.origin,
                 height=0,
             )
-        check_children(walks, report)
-    records, erasures = Records(), None
+        gone = check_children(walks, report)
+    records, erasures, archives = Records(), None, Archives()
     if trunk is not None:
         erasures = walks.get(branch_of(trunk.origin))
         if erasures is not None:  # before the events that its records are about
             check_branch(store, erasures, report, progress)
         records = read_records(store, trunk, erasures, report)
+        archives = read_archives(store, trunk, walks, records, report)
+        report.findings += [finding for origin, finding in gone if origin not in archives.closed]
     for walk in walks.values():
         if walk is trunk:
             ours = hasattr(events, "erase")
@@ -92,7 +95,7 @@ def _verify(
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         report.add("index", f"the application may read what is not there: {found[0]}{more}", count=len(found))
     _add_strays(store, report)
-    check_anchors(walks, anchors, report)
+    check_anchors(walks, anchors, archives, report)
     report.sort(list(walks))
     report.blocks = sum(len(walk.blocks) for walk in walks.values())
     report.sealed_blocks = sum(int(walk.blocks.column("sealed").sum()) for walk in walks.values())
@@ -117,7 +120,8 @@ def _newest(walk: Walk) -> Anchor | None:
     if not len(sealed):
         return None
     block = walk.blocks[int(sealed[-1])]
-    return Anchor(walk.origin, block.height, block.link, block.seal)
+    assert block.said is not None
+    return Anchor(block.said.origin, block.height, block.link, block.seal)
 
 
 def _parents_first(store: ChainStore, report: Report) -> list[Branch]:
@@ -126,17 +130,19 @@ def _parents_first(store: ChainStore, report: Report) -> list[Branch]:
     for row in store.branches():
         said = [_said(store.blocks(row.id, 0, 1)), _said(store.last_block(row.id))]
         branch = row
-        if said[0] and said[1] and said[0].origin == said[1].origin != row.origin:
-            report.add("branch", f"its row calls it {row.origin[:80]!r}", origin=said[0].origin)
-            branch = Branch(row.id, said[0].origin)  # its own blocks know better
+        ends = {base_origin(one.origin) for one in said if one}
+        if said[0] and said[1] and len(ends) == 1 and said[1].origin != row.origin:
+            report.add("branch", f"its row calls it {row.origin[:80]!r}", origin=said[1].origin)
+            branch = Branch(row.id, said[1].origin)  # its own blocks know better
         if base_origin(branch.origin) in map(base_origin, waiting):
             report.add("branch", "two branches of one origin", origin=branch.origin)
             continue
         fork = said[0].fork if said[0] else None
-        waiting[branch.origin] = branch, fork.origin if fork else None
+        waiting[branch.origin] = branch, base_origin(fork.origin) if fork else None
     ordered: list[Branch] = []
     while waiting:
-        ready = [origin for origin, (_, parent) in waiting.items() if parent not in waiting]
+        known = set(map(base_origin, waiting))
+        ready = [origin for origin, (_, parent) in waiting.items() if parent not in known]
         for origin in ready or list(waiting):
             ordered.append(waiting.pop(origin)[0])
     return ordered

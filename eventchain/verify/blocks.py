@@ -19,7 +19,7 @@ from eventchain.verify import plain
 from eventchain.verify.findings import Report
 from eventchain.verify.headers import Derived, derived
 from eventchain.verify.rules import FUTURE, Rules
-from eventchain.verify.walk import NEVER, Block, Plain, Walk
+from eventchain.verify.walk import NEVER, Block, Plain, Walk, find_walk
 
 CHUNK = 8192
 STRIDE = 16
@@ -57,11 +57,14 @@ class _Walker:
         self._report.add(kind, message, origin=self.walk.origin, height=height, notice=notice)
 
     def take(self, rows: Blocks, found: Derived) -> None:
-        said = plain.read(self.walk.origin, rows.manifests)
-        in_order = plain.in_order(rows, found, said, self._latest)
-        ends = np.flatnonzero(~in_order)  # of runs in order
-        row = 0
+        row, origin = 0, ""
         while row < len(rows):
+            now = self._rules.origin or self.walk.origin
+            if not row or now != origin:  # the blocks of an incarnation, and those of the next
+                origin = now
+                said = plain.read(origin, rows.manifests)
+                in_order = plain.in_order(rows, found, said, self._latest)
+                ends = np.flatnonzero(~in_order)  # of runs in order
             if in_order[row] and self._undisturbed():
                 end = int(ends[np.searchsorted(ends, row)]) if row < ends[-1] else len(rows)
                 cut = slice(row, min(end, row + self._stride))
@@ -87,7 +90,7 @@ class _Walker:
             and walk.parent is None
             and (walk.policy is not None and walk.lost == NEVER)
             and len(walk.blocks) == below.height + 1 == walk.sealed + 1
-            and (below.said.origin, below.said.size) == (walk.origin, below.end)
+            and (below.said.origin, below.said.size) == (self._rules.origin, below.end)
             and self._rules.go_on_from(below.said)
         )
 
@@ -95,6 +98,7 @@ class _Walker:
         """Add plain blocks in order, up to the first in which there is more to find; returns how many."""
         walk, below = self.walk, self._before
         assert below is not None
+        assert below.said is not None
         assert below.seal is not None
         assert walk.policy is not None
         headers, links = rows.headers[cut], found.links[cut]
@@ -120,7 +124,8 @@ class _Walker:
                     leaves=said.leaves[cut],
                     link=found.links[cut],
                     seal=seals[:count],
-                )
+                ),
+                below.said.origin,
             )
             walk.sealed += count
             self._before = last = walk.blocks[-1]
@@ -166,7 +171,7 @@ class _Walker:
 
     def _misplaced(self, said: Manifest, height: int) -> bool:
         """Whether this is a block as it was built in another block's row. It is passed over then."""
-        if (said.origin, said.height) == (self.walk.origin, height):
+        if said.height == height and self._rules.may_say(said.origin):
             return False
         self._finding("block", f"its row holds block {said.height} of {said.origin}", height)
         return True
@@ -197,8 +202,10 @@ class _Walker:
             if not block.height and not trunk:
                 self._finding("branch", "a second branch without a fork", block.height)
             return
-        parent = self._walks.get(fork.origin)
+        parent = find_walk(self._walks, fork.origin)
         at = parent.own(fork.height) if parent else None
+        if at is not None and at.said is not None and at.said.origin != fork.origin:
+            at = None  # of another incarnation
         if parent is None or at is None:
             if parent is None or (parent.blocks and not parent.gone(fork.height)):
                 self._finding(

@@ -2,6 +2,8 @@
 
 A record counts when it is sealed and nothing is wrong with it. An event that it covers has a commitment in
 the place of its salt, and neither data nor metadata; its row stays where the event store is EventChain's own.
+Of an event that was removed from the log there is nothing: :mod:`.incarnations` holds the old log against the
+new one.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from eventchain.contracts.chain_store import TILE, ChainStore
 from eventchain.errors import FormatError
 from eventchain.formats.erasure import TYPE, Erasure, branch_of
-from eventchain.formats.manifest import base_origin
+from eventchain.formats.manifest import base_origin, incarnation_of
 from eventchain.verify.findings import Report
 from eventchain.verify.leaves import NOWHERE, LeafTable, Window
 from eventchain.verify.naming import RUN, Naming
@@ -36,7 +38,7 @@ NOBODY = -1
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
+class Record:
     """``number``: its position on the branch; ``height``: of its block there; ``time``: microseconds."""
 
     number: int
@@ -53,11 +55,20 @@ class Records:
 
     origin: str = ""
     damaged: bool = False
-    every: list[_Record] = field(default_factory=list)
+    every: list[Record] = field(default_factory=list)
+    removals: list[Record] = field(default_factory=list)
+    done: list[Record] = field(default_factory=list)  # of the removals, those that were carried out
     claims: list[int] = field(default_factory=list)  # how many positions are each one's
     firsts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     lasts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     owners: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def removed(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether the event at each position (n,) was removed from the log: (n,)."""
+        found = np.zeros(len(positions), np.bool_)
+        for record in self.done:
+            found |= record.erasure.covers(positions)
+        return found
 
     def of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which record covers each position (n,): (n,), −1 for none."""
@@ -101,7 +112,10 @@ def read_records(store: ChainStore, trunk: Walk, walk: Walk | None, report: Repo
                     report.add("branch", error.message, **where)
                 continue
             time = batch["time"][row].as_py()
-            records.every.append(_Record(number, block.height, time, erasure))
+            every = records.every if erasure.removal is None else records.removals
+            every.append(Record(number, block.height, time, erasure))
+    now = incarnation_of(trunk.origin)
+    records.done = [one for one in records.removals if incarnation_of(one.erasure.origin) < now]
     _lay_out(records, report)
     return records
 
@@ -144,8 +158,11 @@ def _lay_out(records: Records, report: Report) -> None:
     table = np.array(kept, np.int64).reshape(-1, 3)
     records.firsts, records.lasts, records.owners = table.T
     records.claims = [0] * len(records.every)
+    removed = [pair for record in records.done for pair in record.erasure.ranges]
     for first, last, owner in kept:
         records.claims[owner] += last - first + 1
+        for start, end in removed:  # later: that is no longer in the log
+            records.claims[owner] -= max(0, min(last, end) - max(first, start) + 1)
 
 
 class ErasureCheck:
@@ -220,8 +237,16 @@ class ErasureCheck:
                 count=erasure.count,
                 notice=True,
             )
+        for record in self._records.removals:
+            erasure = record.erasure
+            if record in self._records.done:
+                done = f"removed by {erasure.actor}: {erasure.reason}"
+                self._tell_record("erasure", record, done, count=erasure.count, notice=True)
+            else:
+                left = "the chain still has what the record removed"
+                self._tell_record("unerased", record, left, count=erasure.count)
 
-    def _tell_record(self, kind: str, record: _Record, message: str, **more: Any) -> None:
+    def _tell_record(self, kind: str, record: Record, message: str, **more: Any) -> None:
         where = {"origin": self._records.origin, "height": record.height, "position": record.number}
         self._report.add(kind, message, **where, **more)
 

@@ -87,9 +87,31 @@ def check_store(
     """Check the trunk's log, leaves and events, which are read ahead, all of them, and shown to ``show``; say
     so where events follow the log. ``records``: of erasures, which leave rows where the store
     ``keeps_rows``."""
-    with ahead(batches(read, show)) as events:
+    stay = [np.empty(0, np.int64)]
+
+    def in_log(batches: Iterator[Any]) -> Iterator[Any]:
+        """Without the events that were removed from it, which are no longer held against it."""
+        for batch in batches:
+            positions = batch["position"].to_numpy()
+            removed = records.removed(positions)
+            if removed.any():
+                stay.append(positions[removed])
+                batch = batch.filter(pa.array(~removed))
+            if batch.num_rows:
+                yield batch
+
+    with ahead(in_log(batches(read, show))) as events:
         check = _Check(store, walk, read, EventCursor(events), report, records, keeps_rows)
         _check(check, progress, backlog=True)
+    if len(left := np.concatenate(stay)):
+        report.add(
+            "unerased",
+            "removed by a record, and still in the event store",
+            origin=walk.origin,
+            position=int(left[0]),
+            last=int(left[-1]),
+            count=len(left),
+        )
 
 
 def check_branch(store: ChainStore, walk: Walk, report: Report, progress: Progress) -> None:

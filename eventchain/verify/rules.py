@@ -8,7 +8,13 @@ import numpy as np
 
 from eventchain.errors import FormatError
 from eventchain.formats import header as fmt
-from eventchain.formats.manifest import Manifest, Sealed, base_origin
+from eventchain.formats.manifest import (
+    Manifest,
+    Sealed,
+    base_origin,
+    incarnation_of,
+    next_incarnation,
+)
 from eventchain.verify.findings import Report
 from eventchain.verify.walk import Block, Walk
 
@@ -33,6 +39,7 @@ class Rules:
         self._walk = walk
         self._report = report
         self._now = now
+        self.origin: str | None = None  # of the newest block: of the branch, in its incarnation then
         self._named: Sealed | None = None  # the newest `sealed` line
         self._sure: int = -1  # the highest height whose named seal was right
         self._built = 0
@@ -69,8 +76,7 @@ class Rules:
         """What the next block says, with its header's bits and time; it is not among the walk's yet."""
         height, walk = block.height, self._walk
         tell = partial(self._finding, height=height)
-        if said.origin != walk.origin:
-            tell("manifest", f"says origin {said.origin}")
+        self._check_origin(said, height)
         if said.height != height:
             tell("manifest", f"says height {said.height}")
         if said.size < block.first:
@@ -86,8 +92,6 @@ class Rules:
                     tell("manifest", "its position moves without a leaf")
         if said.fork is not None or walk.parent is not None:
             self._check_child(said, height)
-        if said.replaces is not None:
-            tell("manifest", f"replaces {said.replaces.origin}, of which nothing is archived")
         self._check_pin(said, height, block.vague)
         self._check_policy(said, bits, block)
         self._check_sealed(said, height)
@@ -100,6 +104,29 @@ class Rules:
             tell("time", f"mined {said.built - time} seconds before it was built")
         if time > self._now + FUTURE:
             tell("time", f"mined {int(time - self._now)} seconds in the future")
+
+    def may_say(self, origin: str) -> bool:
+        """Whether the next block may be of this origin: incarnations only rise."""
+        if base_origin(origin) != base_origin(self._walk.origin):
+            return False
+        return self.origin is None or incarnation_of(origin) >= incarnation_of(self.origin)
+
+    def _check_origin(self, said: Manifest, height: int) -> None:
+        """Only the first block of an incarnation says another origin than the block below it, and what it
+        replaces."""
+        walk, before = self._walk, self.origin
+        self.origin = said.origin
+        if said.replaces is not None:
+            follows = said.origin == next_incarnation(said.replaces.origin) and said.origin != before
+            if walk.parent is not None or not height or not follows:
+                self._finding("manifest", f"replaces {said.replaces.origin}, which it cannot", height)
+            return
+        below = walk.blocks[-1] if walk.blocks else None
+        if below is None:
+            if not height and said.origin != base_origin(said.origin):
+                self._finding("manifest", f"a genesis of {said.origin}, which replaces nothing", height)
+        elif said.origin != before and below.said is not None and below.height == height - 1:
+            self._finding("manifest", f"says origin {said.origin}, and replaces nothing", height)
 
     def _check_child(self, said: Manifest, height: int) -> None:
         """A child's log holds its own events, numbered from 0, none late; its fork was sealed before it."""
@@ -119,7 +146,7 @@ class Rules:
         walk, pin = self._walk, said.pin
         if walk.headless:
             return
-        if walk.parent is None or pin.origin != walk.parent.origin:
+        if walk.parent is None or base_origin(pin.origin) != base_origin(walk.parent.origin):
             self._finding("manifest", f"pins {pin.origin}, which is not its parent", height)
             return
         at = walk.parent.own(pin.height)
@@ -128,7 +155,7 @@ class Rules:
                 self._finding("branch", f"pins block {pin.height} of {pin.origin}, which is gone", height)
         elif at.broken:
             pass  # a finding already
-        elif at.link != pin.link:
+        elif at.link != pin.link or (at.said is not None and at.said.origin != pin.origin):
             self._finding("branch", f"pins block {pin.height} of {pin.origin}, which is another now", height)
         elif at.said is not None and at.said.built > said.built:
             self._finding("time", f"pins block {pin.height} of {pin.origin}, built later", height)

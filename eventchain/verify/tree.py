@@ -11,45 +11,46 @@ import numpy as np
 from eventchain.contracts.chain_store import ChainStore
 from eventchain.errors import FormatError
 from eventchain.formats.anchor import Anchor
-from eventchain.formats.manifest import Pointer, base_origin
+from eventchain.formats.manifest import Pointer, base_origin, incarnation_of
 from eventchain.formats.snapshot import TYPE, About, event_id
-from eventchain.verify.findings import Report
-from eventchain.verify.walk import Block, Walk
+from eventchain.verify.findings import Finding, Report
+from eventchain.verify.incarnations import Archives
+from eventchain.verify.walk import Block, Walk, find_walk
 
 SNAPSHOTS, SNAPSHOT_BYTES = 16, 64 * 2**20
 """Snapshots read at first; then as many as make up so many bytes."""
 
 
-def check_children(walks: dict[str, Walk], report: Report) -> None:
+def check_children(walks: dict[str, Walk], report: Report) -> list[tuple[str, Finding]]:
     """Every ``child`` line against the branch that it names, and every child block against the line that
-    must name it."""
+    must name it. Gives, and does not report, the origin and a finding of each named branch that is gone: it
+    may have been closed lawfully."""
+    gone: list[tuple[str, Finding]] = []
     for parent in walks.values():
         named: dict[str, list[tuple[int, Pointer]]] = {}
         for block in parent.blocks.spoken():
             for pointer in block.said.children if block.said and not block.broken else ():
                 named.setdefault(pointer.origin, []).append((block.height, pointer))
         for origin, pointers in named.items():
-            _check_named(parent, origin, walks.get(origin), pointers, report)
+            child = walks.get(origin)
+            if child is not None:
+                _check_named(parent, origin, child, pointers, report)
+                continue
+            height, pointer = pointers[0]
+            message = f"the branch {origin} is gone: the block names its block {pointer.height}"
+            gone.append((origin, Finding("branch", message, parent.origin, height)))
         for child in walks.values():
             if child.parent is parent:
                 _check_all_named(parent, child, named.get(child.origin, []), report)
+    return gone
 
 
 def _check_named(
-    parent: Walk, origin: str, child: Walk | None, pointers: list[tuple[int, Pointer]], report: Report
+    parent: Walk, origin: str, child: Walk, pointers: list[tuple[int, Pointer]], report: Report
 ) -> None:
     """The first line that is not met; the others follow from it."""
-    if child is not None and (not child.blocks or child.headless):
+    if not child.blocks or child.headless:
         return  # a finding already
-    if child is None:
-        height, pointer = pointers[0]
-        report.add(
-            "branch",
-            f"the branch {origin} is gone: the block names its block {pointer.height}",
-            origin=parent.origin,
-            height=height,
-        )
-        return
     if child.parent is not parent:
         report.add(
             "branch",
@@ -165,25 +166,76 @@ def _snapshot_fault(walk: Walk, block: Block, batch: Any, row: int) -> str | Non
     return None
 
 
-def check_anchors(walks: dict[str, Walk], anchors: Sequence[Anchor], report: Report) -> None:
+def check_anchors(
+    walks: dict[str, Walk], anchors: Sequence[Anchor], archives: Archives, report: Report
+) -> None:
     """Every anchor against the chain. Between two chains of one origin the anchor decides, not the work."""
+    gone = []
+    newest: dict[str, int] = {}  # the newest incarnation of each branch of which an anchor was met
     for anchor in anchors:
-        walk, height = walks.get(anchor.origin), anchor.height
-        tell = partial(report.add, "anchor", origin=anchor.origin, height=anchor.height)
-        if walk is None or not walk.blocks:
-            tell(f"there is no branch {anchor.origin}")
-            continue
-        block = walk.own(anchor.height)
-        if block is None:
-            tell(f"the anchored block {anchor.height} is gone: the chain ends at {walk.blocks[-1].height}")
-        elif block.link != anchor.link:
-            tell(f"block {anchor.height} is not the anchored one: the chain was rewritten at or below it")
-        elif block.seal is None:
-            tell(f"the anchored block {anchor.height} was sealed and is no longer")
-        elif anchor.seal is not None and block.seal != anchor.seal:
-            tell(f"a solution at or below the anchored block {anchor.height} was replaced")
-        else:
-            report.anchors += 1
+        walk = find_walk(walks, anchor.origin)
+        block = walk.own(anchor.height) if walk is not None else None
+        said = block.said if block is not None else None
+        if walk is None or (said.origin if said else walk.origin) != anchor.origin:
+            gone.append(anchor)  # the branch, or its incarnation
+        elif _meets(walk, block, anchor, report):
+            met = max(newest.get(base_origin(anchor.origin), 0), incarnation_of(anchor.origin))
+            newest[base_origin(anchor.origin)] = met
+            height = anchor.height
             while walk.parent is not None:  # its links hold the parent's blocks up to the fork
                 walk, height = walk.parent, walk.fork
-            report.anchored_height = max(height, report.anchored_height or 0)
+            _met(height, report)
+    for anchor in gone:
+        _check_replaced(anchor, archives, newest.get(base_origin(anchor.origin), 0), report)
+
+
+def _met(height: int, report: Report) -> None:
+    report.anchors += 1
+    report.anchored_height = max(height, report.anchored_height or 0)
+
+
+def _meets(walk: Walk, block: Block | None, anchor: Anchor, report: Report) -> bool:
+    tell = partial(report.add, "anchor", origin=anchor.origin, height=anchor.height)
+    if not walk.blocks:
+        tell(f"there is no branch {anchor.origin}")
+    elif block is None:
+        tell(f"the anchored block {anchor.height} is gone: the chain ends at {walk.blocks[-1].height}")
+    elif block.link != anchor.link:
+        tell(f"block {anchor.height} is not the anchored one: the chain was rewritten at or below it")
+    elif block.seal is None:
+        tell(f"the anchored block {anchor.height} was sealed and is no longer")
+    elif anchor.seal is not None and block.seal != anchor.seal:
+        tell(f"a solution at or below the anchored block {anchor.height} was replaced")
+    else:
+        return True
+    return False
+
+
+def _check_replaced(anchor: Anchor, archives: Archives, newest: int, report: Report) -> None:
+    """An anchor of a branch or an incarnation that is no longer there: where a removal replaced or closed it,
+    what is archived decides."""
+    tell = partial(report.add, "anchor", origin=anchor.origin, height=anchor.height)
+    if (record := archives.closed.get(anchor.origin)) is not None:
+        tell(f"of a branch that was closed lawfully, by the record {record}", notice=True)
+        return
+    record = archives.records.get(anchor.origin)
+    if record is None:
+        tell(f"there is no branch {anchor.origin}")
+        return
+    block = archives.block(anchor)
+    if block is None and anchor.origin in archives.every:
+        tell(f"the anchored block {anchor.height} is not in the archive of {anchor.origin}")
+    elif block is None:
+        message = (
+            f"block {anchor.height} was replaced, as the record {record} says, and nothing is kept of it"
+        )
+        tell(message, notice=newest > incarnation_of(anchor.origin))
+    elif (
+        block.said.origin != anchor.origin
+        or block.link != anchor.link
+        or (anchor.seal is not None and block.seal != anchor.seal)
+    ):
+        tell(f"block {anchor.height} of what was replaced by the record {record} is not the anchored one")
+    else:
+        tell(f"block {anchor.height} was replaced lawfully, as the record {record} says", notice=True)
+        _met(archives.held(anchor), report)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from eventchain.contracts.chain_store import Branch
 from eventchain.formats.header import ZERO
 from eventchain.formats.log import Hashes
-from eventchain.formats.manifest import Manifest, Sealed
+from eventchain.formats.manifest import Manifest, Sealed, base_origin
 from eventchain.formats.policy import Policy
 
 NEVER = 2**63
@@ -71,7 +71,7 @@ class BlockTable(Sequence[Block]):
     """
 
     def __init__(self, origin: str) -> None:
-        self._origin = origin
+        self._origins = [(0, origin)]  # from which row on plain blocks say which
         self._count = 0
         self._columns: dict[str, NDArray[Any]] = {
             **{name: np.zeros(0, np.int64) for name in _NUMBERS},
@@ -112,8 +112,11 @@ class BlockTable(Sequence[Block]):
         for name, digest in digests.items():
             self._columns[name][row] = np.frombuffer(digest, np.uint8)
 
-    def extend(self, blocks: Plain) -> None:
+    def extend(self, blocks: Plain, origin: str) -> None:
+        """All of them say this origin."""
         rows = self._room(len(blocks.height))
+        if self._origins[-1][1] != origin:
+            self._origins.append((rows.start, origin))
         for name in ("height", "size", "position", "built", "named", *_DIGESTS):
             self._columns[name][rows] = getattr(blocks, name)
         self._columns["end"][rows] = blocks.size
@@ -169,7 +172,7 @@ class BlockTable(Sequence[Block]):
         at = self._columns
         named = int(at["named"][row])
         return Manifest(
-            origin=self._origin,
+            origin=self._origins[bisect_right(self._origins, row, key=lambda one: one[0]) - 1][1],
             size=int(at["size"][row]),
             root=at["root"][row].tobytes(),
             height=int(at["height"][row]),
@@ -196,9 +199,9 @@ class BlockTable(Sequence[Block]):
 
 @dataclass
 class Walk:
-    """A branch as walked. ``parent`` is the branch that it forks from. ``headless``: its first block, which
-    says where it forks off, is missing. ``lost``: from this height on, seals only follow from a finding.
-    ``trunk``: the first branch that forks from nowhere."""
+    """A branch as walked, through all its incarnations. ``parent`` is the branch that it forks from.
+    ``headless``: its first block, which says where it forks off, is missing. ``lost``: from this height on,
+    seals only follow from a finding. ``trunk``: the first branch that forks from nowhere."""
 
     branch: Branch
     parent: Walk | None = None
@@ -270,3 +273,11 @@ class Walk:
         if policy is None and self.parent is not None:
             return self.parent.policy_at(min(height, self.fork))
         return policy
+
+
+def find_walk(walks: Mapping[str, Walk], origin: str) -> Walk | None:
+    """The branch of this origin, in whichever incarnation it is."""
+    if origin in walks:
+        return walks[origin]
+    wanted = base_origin(origin)
+    return next((walk for known, walk in walks.items() if base_origin(known) == wanted), None)

@@ -354,7 +354,7 @@ def test_a_fork_off_an_unsealed_block_is_found(chain: Chain) -> None:
         trunk = work.builder.trunk
         said = trunk.sealed
         trunk.sealed = said._replace(height=3)  # type: ignore[union-attr]
-        work.builder._block_at = lambda tip, height: (tip.link, bytes(32))  # type: ignore[method-assign]
+        work.builder.block_at = lambda tip, height: (Pointer(ORIGIN, height, tip.link), bytes(32))  # type: ignore[method-assign]
         with work.store.transaction():
             work.builder.add_child(trunk, 3, NOTES, an_event())
     assert "branch" in kinds(chain)

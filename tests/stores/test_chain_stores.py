@@ -22,7 +22,16 @@ from postgres import execute
 from sqlalchemy import create_engine, text
 
 from eventchain.chainstores import open_chain_store
-from eventchain.contracts.chain_store import TILE, Blocks, Branch, ChainStore, Extent, Piece, Tile
+from eventchain.contracts.chain_store import (
+    TILE,
+    Blocks,
+    Branch,
+    ChainStore,
+    Extent,
+    Incarnation,
+    Piece,
+    Tile,
+)
 from eventchain.errors import ConfigError, LockedError, StoreError
 from eventchain.formats.event import EVENT_SCHEMA
 from eventchain.formats.header import HEADER
@@ -491,6 +500,75 @@ def test_marked_blocks_and_extents(store: ChainStore, url: str) -> None:
     assert len(store.marked(branch + 1, [b"x"], 0, 9)) == 0
     edit(url, "INSERT INTO blocks VALUES (77, -4, x'', 0, x'')", "DELETE FROM blocks WHERE height = 5")
     assert store.extents() == [Extent(branch, 3, 7, 4), Extent(77, -4, -4, 1)]
+
+
+def test_an_incarnation_takes_the_place_of_what_it_was_built_for(store: ChainStore) -> None:
+    branch, other = new_branch(store, "a/b"), new_branch(store, "a/c")
+    with store.writer(), store.transaction():
+        for owner in (branch, other):
+            store.add_blocks(owner, some_blocks(0, 6))
+            store.put_tiles(owner, [Tile(level, at, b"old" * 9) for level in (0, 1) for at in range(3)])
+            store.put_pieces(owner, [some_piece(at) for at in range(3)])
+        new = store.add_incarnation(branch, "a/b@2", 4)
+        store.add_blocks(new.id, some_blocks(4, 1, size=99))
+        store.put_tiles(new.id, [Tile(0, 1, b"new"), Tile(1, 0, b"root")])
+        store.put_pieces(new.id, [some_piece(1, 7)])
+    before = [store.blocks(other, 0, 9).manifests, store.tiles(other, 1, 0, 9), store.pieces(other, 0, 9)]
+    assert store.incarnations() == [new]
+    assert [extent.branch for extent in store.extents()] == [branch, other]
+    assert store.strays() == []
+    with store.writer(), store.transaction():
+        store.swap(new, TILE + 5)
+    assert store.branches() == [Branch(branch, "a/b@2"), Branch(other, "a/c")]
+    assert store.incarnations() == [Incarnation(new.id, branch, "a/b", 4, True)]
+    assert [len(raw) for raw in store.blocks(branch, 0, 9).manifests] == [40, 40, 40, 40, 99]
+    assert store.blocks(new.id, 0, 9).heights.tolist() == [4, 5]
+    assert store.tiles(branch, 0, 0, 9) == [Tile(0, 0, b"old" * 9), Tile(0, 1, b"new")]
+    assert store.tiles(branch, 1, 0, 9) == [Tile(1, 0, b"root")]
+    assert [tile.index for tile in store.tiles(new.id, 0, 0, 9)] == [1, 2]
+    assert store.tiles(new.id, 1, 0, 9) == []
+    assert store.pieces(branch, 0, 9) == [some_piece(0), some_piece(1, 7)]
+    bare = [some_piece(at)._replace(salts=b"", digest=b"") for at in (1, 2)]
+    assert store.pieces(new.id, 0, 9) == bare
+    assert before == [
+        store.blocks(other, 0, 9).manifests,
+        store.tiles(other, 1, 0, 9),
+        store.pieces(other, 0, 9),
+    ]
+    with store.writer():
+        store.scrub(rows=True)
+        with store.transaction():
+            store.put_incarnation(store.incarnations()[0]._replace(unfinished=False))
+        assert not store.incarnations()[0].unfinished
+        with store.transaction():
+            store.drop(store.incarnations()[0])
+        assert store.incarnations() == [Incarnation(new.id, branch, "a/b", 4, True)]
+        assert not len(store.blocks(new.id, 0, 9)) + len(store.pieces(new.id, 0, 9))
+        with store.transaction():
+            assert store.add_branch("a/d").id > new.id
+
+
+def test_a_branch_that_is_closed(store: ChainStore) -> None:
+    branch = new_branch(store, "a/b")
+    with store.writer(), store.transaction():
+        store.add_blocks(branch, some_blocks(3, 2))
+        store.put_tiles(branch, [Tile(0, 0, b"leaf"), Tile(1, 0, b"root")])
+        store.put_pieces(branch, [some_piece(0)])
+        store.add_events(branch, pa.RecordBatch.from_pylist([some_event(0)], schema=EVENT_SCHEMA))
+    with store.writer(), store.transaction():
+        store.close_branch(store.branches()[0])
+    assert store.branches() == store.extents() == store.strays() == []
+    assert store.incarnations() == [Incarnation(branch, branch, "a/b", 0, True)]
+    assert not len(store.blocks(branch, 0, 9)) + len(store.pieces(branch, 0, 9))
+    assert not len(store.tiles(branch, 0, 0, 9)) + store.events(branch, None, 9).num_rows
+    assert new_branch(store, "a/c") > branch
+
+
+def some_event(position: int) -> dict[str, Any]:
+    return {
+        "position": position, "stream": "s", "version": 0, "id": "i", "type": "t", "time": 0,
+        "data": b"state", "metadata": None,
+    }  # fmt: skip
 
 
 def test_many_strays_are_counted_and_not_all_listed(store: ChainStore, url: str) -> None:

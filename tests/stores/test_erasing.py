@@ -13,6 +13,7 @@ import numpy as np
 import psycopg
 import pytest
 from chains import Clock, begin, checked, seal, sealing
+from eventchain_reference import open_backend
 from nats_server import NatsServer
 from oracle import check_chain
 from postgres import Server, connected, execute
@@ -22,8 +23,10 @@ from eventchain.chainstores import open_chain_store
 from eventchain.contracts.event_store import NewEvent
 from eventchain.erasure.erase import Outcome, complete, record
 from eventchain.erasure.plan import plan_erasure
+from eventchain.erasure.remove import Remover, as_sealed, finish, plan_removal, purge
 from eventchain.errors import StoreError
 from eventchain.eventstores import open_event_store
+from eventchain.mining.engine import Engine
 
 ORIGIN = "example.com/orders"
 
@@ -71,6 +74,34 @@ def test_payloads_are_destroyed_and_rows_stay(urls: tuple[str, str]) -> None:
         assert check.faults() == []
 
 
+def test_events_that_are_removed_are_gone_and_their_positions_are_not_given_again(
+    urls: tuple[str, str],
+) -> None:
+    with closing(open_event_store(urls[0], create=True)) as events:
+        events.append("s", -1, [NewEvent(f"e{n}", "t", secret(n), b"{}", 7) for n in range(9)])
+        before = events.read(None, 100).to_pylist()
+        for _ in range(2):
+            events.remove(np.array([2, 5, 6, 9, 99]))
+            expected = [row for row in before if row["position"] not in (2, 5, 6, 9)]
+            assert events.read(None, 100).to_pylist() == expected
+        assert events.head() in (8, 9)
+        assert events.append("s", 7, [NewEvent("e9", "t", b"")]) == [10]
+        assert events.find("e4").num_rows == 0
+        check = events.index_check()
+        check.work()
+        check.show(events.read(None, 100))
+        assert check.faults() == []
+
+
+def remove(chain: Any, events: Any, clock: Clock, *positions: int) -> Any:
+    """How many events were deleted, and those that wait for their administrator."""
+    with chain.writer(), Engine(open_backend().devices, clock=clock) as engine:
+        remover = Remover(chain, events, engine, clock)
+        remover.record(plan_removal(chain, events, np.array(positions)), "a request", "dpo", 48)
+        remover.rebuild()
+        return finish(chain, events)
+
+
 def payload(number: int) -> bytes:
     """Every other one too long for a row, and not to be compressed; the rest short enough for statistics."""
     return b"".join(secret(number + at) for at in range(0, 90_000, 1000)) if number % 2 else secret(number)
@@ -101,6 +132,35 @@ def test_no_byte_of_payload_or_salt_is_left_in_postgresql_files(postgres: Server
         check_chain(chain, events, now=clock() + 7200)
         report = checked(chain, events)
         assert (report.wrong, report.erased) == ([], len(erased))
+
+
+def test_no_byte_of_removed_events_is_left_in_postgresql_files(postgres: Server) -> None:
+    store, chain_url, clock = postgres.new_database(), postgres.new_database(), Clock()
+    with (
+        closing(open_event_store(store, create=True)) as events,
+        closing(open_chain_store(chain_url, create=True)) as chain,
+    ):
+        events.append("s", -1, [NewEvent(f"e{n}", "t", payload(2000 + n)) for n in range(300)])
+        begin(chain, events, clock)
+        for url in (store, chain_url):
+            execute(url, "ANALYZE")
+        wanted, leaves = {}, {}
+        for position in (1, 77, 256, 300):
+            (row,) = events.read(position - 1, 1).to_pylist()
+            wanted[f"data of {position}"] = row["data"][:64]
+            at, place = divmod(position - 1, 256)
+            wanted[f"salt of {position}"] = chain.pieces(1, at, 1)[0].salts[16 * place :][:16]
+            leaves[f"leaf of {position}"] = chain.tiles(1, 0, at, 1)[0].hashes[32 * place :][:32]
+        assert remove(chain, events, clock, 1, 77, 256, 300)[0] == 4
+        assert postgres.holding(wanted) == []
+        assert postgres.holding(leaves)
+        check_chain(chain, events, now=clock() + 7200)
+        report = checked(chain, events)
+        assert report.wrong == []
+        with chain.writer():
+            purge(chain, report.newest)
+        assert postgres.holding(wanted | leaves) == []
+        assert checked(chain, events).wrong == []
 
 
 def test_statistics_that_were_taken_are_dropped(postgres: Server) -> None:
@@ -195,6 +255,33 @@ def test_an_eventsourcing_file(tmp_path: Path, more: str) -> None:
         assert sum(row["data"] is None for row in rows) == (0 if more else 5)
         seal(chain, events, clock)  # though the last event's row may be gone
         assert all(secret(n) not in (tmp_path / "app.db").read_bytes() for n in (7, 8, 9, 49, 99))
+
+
+def test_events_removed_from_the_log_of_an_eventsourcing_file(tmp_path: Path) -> None:
+    eventsourcing_file(tmp_path / "app.db")
+    clock = Clock()
+    with (
+        closing(open_event_store(f"eventsourcing+sqlite:///{tmp_path}/app.db")) as events,
+        closing(open_chain_store(f"sqlite:///{tmp_path}/chain.db", create=True)) as chain,
+    ):
+        begin(chain, events, clock)
+        deleted, waiting = remove(chain, events, clock, 8, 9, 50, 100)
+        assert (deleted, waiting.tolist()) == (0, [8, 9, 50, 100])
+        assert [(f.kind, f.count) for f in checked(chain, events).wrong] == [("unerased", 4)]
+        with sealing(chain, as_sealed(chain, events), clock) as sealer:  # they are not sealed again
+            sealer.seal_backlog(48)
+        assert [(f.kind, f.count) for f in checked(chain, events).wrong] == [("unerased", 4)]
+        assert as_sealed(chain, events).read(7, 3)["position"].to_pylist() == [10, 11, 12]
+        with closing(sqlite3.connect(tmp_path / "app.db")) as db:
+            db.executescript(events.how_to_erase([(8, 9), (50, 50), (100, 100)], rows=True))
+            db.commit()
+        with chain.writer():
+            assert not len(finish(chain, events)[1])
+        assert checked(chain, events).wrong == []
+        check_chain(chain, events, now=clock() + 7200)
+        rows = [row for batch in sealed_events(chain, events) for row in batch.to_pylist()]
+        assert len(rows) == 96
+        assert all(secret(n) not in (tmp_path / "app.db").read_bytes() for n in (7, 8, 49, 99))
 
 
 def test_a_stream_of_nats(nats_server: NatsServer, tmp_path: Path) -> None:

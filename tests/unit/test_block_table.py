@@ -103,7 +103,8 @@ def test_a_run_of_plain_blocks():
             built=4 * numbers,
             named=numbers - 1,
             **{name: column.reshape(-1, 32) for name, column in digests.items()},
-        )
+        ),
+        ORIGIN,
     )
     assert len(table) == count + 1
     assert table[0].said == genesis

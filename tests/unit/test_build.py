@@ -22,6 +22,7 @@ from eventchain.formats.event import EVENT_SCHEMA
 from eventchain.formats.header import HEADER
 from eventchain.formats.manifest import Manifest, Pointer, Sealed
 from eventchain.formats.policy import Policy
+from eventchain.formats.salts import Salts
 
 ORIGIN = "example.com/orders"
 CHILD = "example.com/orders/balances"
@@ -45,7 +46,7 @@ def made_up(first, count, step=1):
     """Leaves as no event makes them, at positions ``first``, ``first + step`` and so on."""
     hashes = b"".join(hashlib.sha256(b"leaf %d" % (first + i)).digest() for i in range(count))
     positions = first + step * np.arange(count, dtype=np.int64)
-    return Leaves(np.frombuffer(hashes, np.uint8).reshape(-1, 32), salts(count), positions)
+    return Leaves(np.frombuffer(hashes, np.uint8).reshape(-1, 32), Salts(salts(count)), positions)
 
 
 def batch_of(events):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventchain.errors import FormatError
-from eventchain.formats.erasure import Erasure, branch_of, ranges_of
+from eventchain.formats.erasure import Erasure, Removal, branch_of, ranges_of
 from eventchain.formats.event import EVENT_SCHEMA
 from eventchain.formats.leaf import commitments, leaf_hashes, new_salts
 from eventchain.formats.salts import Salts, is_whole
@@ -34,6 +35,51 @@ def test_a_record_reads_back(positions: set[int], reason: str, actor: str) -> No
     assert made.count == len(positions)
     told = [at for at in range(61) if made.covers(np.array([at]))[0]]
     assert told == sorted(at for at in positions if at <= 60)
+
+
+DIGEST = st.binary(min_size=32, max_size=32)
+ORIGINS = st.sets(st.sampled_from(["a/b", "a/b@2", "a/c", "a/b/c@17"])).map(
+    lambda found: tuple(sorted(found))
+)
+
+
+@given(POSITIONS, st.integers(0, 2**63 - 1), DIGEST, DIGEST, ORIGINS, ORIGINS)
+def test_a_record_of_a_removal_reads_back(
+    positions: set[int],
+    height: int,
+    link: bytes,
+    seal: bytes,
+    rebuilt: tuple[str, ...],
+    closed: tuple[str, ...],
+) -> None:
+    removed = Removal(height, link, seal, rebuilt, closed)
+    made = dataclasses.replace(record(positions), removal=removed)
+    assert Erasure.parse(bytes(made)) == made
+    told = json.loads(bytes(made))
+    assert list(told) == sorted(told)
+    assert (told["mode"], told["height"], told["closed"]) == ("removed", str(height), list(closed))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mode": "erased"},
+        {"height": 7},
+        {"height": "07"},
+        {"link": "AA=="},
+        {"seal": None},
+        {"closed": "a"},
+        {"closed": ["b", "a"]},
+        {"closed": ["a", "a"]},
+        {"rebuilt": ["Not An Origin"]},
+        {"rebuilt": [1]},
+    ],
+)
+def test_what_is_no_record_of_a_removal_is_refused(change: dict[str, object]) -> None:
+    made = dataclasses.replace(record({1, 2, 7}), removal=Removal(7, bytes(32), bytes(32)))
+    raw = json.dumps(json.loads(bytes(made)) | change, sort_keys=True, separators=(",", ":")).encode()
+    with pytest.raises(FormatError):
+        Erasure.parse(raw)
 
 
 @given(POSITIONS, TEXT, st.integers(0, 10_000), st.integers(0, 255))

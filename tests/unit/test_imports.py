@@ -56,7 +56,7 @@ FLOORS = {
     "mining": CONTRACTS,
     "chain": CONTRACTS | {"mining"},
     "snapshots": CONTRACTS | {"chain", "erasure", "mining", "projections"},
-    "erasure": CONTRACTS | {"chain", "projections"},
+    "erasure": CONTRACTS | {"chain", "mining", "projections"},
     "subjects": CONTRACTS | {"chain", "erasure", "eventstores"},
     "verify": CONTRACTS,  # nothing of the builder's logic
     "chainstores": CONTRACTS,
