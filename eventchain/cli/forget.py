@@ -53,7 +53,7 @@ def command(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Destroy the key of SUBJECT, and erase its events, lawfully: with a record.
+    """Destroy the key of SUBJECT, and erase its events.
 
     A record of the positions of all events that were encrypted for SUBJECT is sealed first; it does not name
     SUBJECT. Then the key is destroyed, so that copies of these events in backups and replicas can be read no
