@@ -76,6 +76,7 @@ class Server:
                 time.sleep(0.5)
 
     def close(self) -> None:
+        self.kill()  # stopping it would take a minute: it writes down what nobody wants any more
         self._server.cleanup()
 
 
