@@ -31,6 +31,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from eventchain.chain.build import Builder, Clock
+from eventchain.chain.nodes import damaged
 from eventchain.chain.prefix import trunk_of
 from eventchain.chain.rows import ROWS, joined, rows_at
 from eventchain.chain.sealing import Progress, Sealer
@@ -48,6 +49,8 @@ from eventchain.formats.header import work_of
 from eventchain.formats.manifest import Replaced, incarnation_of
 from eventchain.mining.engine import Engine
 
+MOST = 2**31
+"""Removed events that are reckoned with: a forged record must not cost memory."""
 RESUME = "`eventchain erase --resume` goes on with it"
 Shown = Callable[[Progress], None]
 
@@ -196,14 +199,17 @@ def _keeping(sealer: Sealer, engine: Engine) -> Iterator[None]:
 
 
 def removed_positions(store: ChainStore) -> NDArray[np.int64]:
-    """The positions of all events that were removed from the log, rising."""
+    """The positions of all events that were removed from the log, rising. Raises StoreError for records that
+    name more than a log could have held."""
     trunk = incarnation_of(trunk_of(store).origin)
     done = [
-        record.erasure.positions
+        record.erasure
         for record in Records(store)
         if record.erasure.removal is not None and incarnation_of(record.erasure.origin) < trunk
     ]
-    return np.sort(np.concatenate([np.empty(0, np.int64), *done]))
+    if (count := sum(erasure.count for erasure in done)) > MOST:
+        raise damaged(f"records name {count:,} removed events")
+    return np.sort(np.concatenate([np.empty(0, np.int64), *(erasure.positions for erasure in done)]))
 
 
 def finish(
