@@ -40,6 +40,10 @@ class Series:
     def filter(self) -> Filter:
         return self.spec.filter()
 
+    def check(self) -> None:
+        """Raises ProjectionError where the projection or the filter cannot be used."""
+        _ = self.projection, self.filter
+
     def about(self, size: int) -> About:
         """What a snapshot that covers so many events says of itself."""
         return About(str(self.filter), self._fingerprint, self.name, size)

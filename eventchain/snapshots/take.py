@@ -100,7 +100,12 @@ class Taker:
         self._last: dict[str, Last | None] = {}
         self._groups: dict[str, list[Series]] = defaultdict(list)
         for one in series:
-            self._groups[one.parent].append(one)
+            try:
+                one.check()  # now, and not when the first snapshot is due
+            except ProjectionError as error:
+                dropped(one, error)
+            else:
+                self._groups[one.parent].append(one)
 
     def look(self, progress: Callable[[int], None] = lambda events: None) -> Iterator[Snapshot]:
         """What is due by now, by rising height for each parent. ``progress`` is told of events as they are

@@ -197,6 +197,19 @@ def test_one_that_is_not_due_is_not_begun(tmp_path, monkeypatch):
     assert not taking.dropped
 
 
+def test_what_cannot_be_used_is_told_at_once(tmp_path):
+    taking = Taking(
+        tmp_path,
+        replace(COUNT, name="wrong", where="data.n ="),
+        Spec("none", "no.such.module:Thing", every=Every(events=1000)),
+        COUNT,
+    )
+    assert taking.seal(0, 20) == 1
+    assert [name for name, _ in taking.dropped] == ["wrong", "none"]
+    assert "line 1, column" in taking.dropped[0][1]
+    assert "no module" in taking.dropped[1][1]
+
+
 def test_changed_code_is_noticed_and_everything_replayed(tmp_path, monkeypatch):
     taking = Taking(tmp_path, Spec("all", f"{HERE}:Changing", every=Every(events=20)))
     taking.seal(0, 40)
