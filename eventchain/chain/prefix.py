@@ -23,12 +23,15 @@ class SealedPrefix:
         self.position: int | None = None
         self._store = store
         self._begun = False
-        self.advance()
+        self._take_on()
 
     def advance(self) -> bool:
         """Take on what was sealed since; whether there was anything. Raises StoreError where the branch is
         gone."""
         renewed = self._renew()
+        return self._take_on() or renewed
+
+    def _take_on(self) -> bool:
         if not self._begun and not self._begin():
             return False
         before, limit = self.height, 1  # one block tells whether there is news: thousands may be unmined
@@ -43,7 +46,7 @@ class SealedPrefix:
                     )
                 self._take(self.height + count, rows.manifests[count - 1])
             if count < limit:
-                return renewed or self.height > before
+                return self.height > before
             limit = SCAN
 
     def _renew(self) -> bool:

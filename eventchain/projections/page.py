@@ -225,10 +225,13 @@ class _NumberCells(_Cells):
 
 
 def _names(values: list[bytes]) -> list[str | None]:
-    """Most often all are strings without escapes: then the JSON text is their own."""
+    """Most often all are strings without escapes: then the text of all of them is cut where two meet. With
+    anything else among them there are fewer such places, or other counts of quotes."""
     joined = b"".join(values)
-    if b"\\" not in joined and joined.count(b'"') == 2 * len(values) and all(v[:1] == b'"' for v in values):
-        return [value[1:-1].decode() for value in values]
+    if joined[:1] == joined[-1:] == b'"' and b"\\" not in joined and joined.count(b'"') == 2 * len(values):
+        names = joined[1:-1].decode().split('""')
+        if len(names) == len(values):
+            return [*names]
     return list(map(_name, values))
 
 

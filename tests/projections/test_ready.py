@@ -17,6 +17,7 @@ from eventchain.errors import ProjectionError
 from eventchain.projections import fold
 from eventchain.projections.filter import Filter
 from eventchain.projections.fold import Fold
+from eventchain.projections.page import _name, _names
 from eventchain.projections.projection import Projection
 from eventchain.projections.ready import Count, Latest, Sum
 
@@ -205,3 +206,20 @@ def test_a_path_and_one_below_it_are_read_in_one_pass() -> None:
 def test_the_oracle_reads_numbers_as_written() -> None:
     assert isinstance(object_in(b'{"a":1.50}')["a"], Written)
     assert isinstance(PROJECTIONS[0], Projection)
+
+
+JSON_TEXTS = st.recursive(
+    st.sampled_from([b"1", b"null", b"true", b'""', b'"a"', b'"\\u0041"', b'"\xc3\xa4"', b"-2.5e3", b""]),
+    lambda inner: (
+        st.lists(inner.filter(bool), max_size=4).map(lambda all_: b"[" + b",".join(all_) + b"]")
+        | st.lists(inner.filter(bool), max_size=3).map(
+            lambda all_: b"{" + b",".join(b'"":' + value for value in all_) + b"}"
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.lists(JSON_TEXTS, max_size=7))
+def test_names_of_many_are_those_of_each(texts):
+    assert _names(texts) == [_name(text) for text in texts]
