@@ -16,7 +16,6 @@ from sqlalchemy import (
     LargeBinary,
     Select,
     Table,
-    and_,
     bindparam,
     delete,
     func,
@@ -164,7 +163,9 @@ class SQLChainStore:
         except (SQLAlchemyError, OverflowError, self._database.driver_error) as error:
             raise self._database.explain(error) from error
 
-    def _read(self, statement: Select[Any], *types: tuple[type, ...]) -> list[Sequence[Any]]:
+    def _read(
+        self, statement: Select[Any], *types: tuple[type, ...], **parameters: int
+    ) -> list[Sequence[Any]]:
         """The result's columns. A value that is not of its column's type (possible only after an edit of the
         schema, made and undone) is replaced by one that was never there."""
         own = getattr(self._own, "connection", None)
@@ -172,7 +173,7 @@ class SQLChainStore:
             own = getattr(self._own, "snapshot", None)
         with self._errors(), nullcontext(own) if own is not None else self._database.reading() as connection:
             # Straight from the driver's cursor: plain tuples, no Row objects, the values need no conversion.
-            rows = connection.execute(statement).cursor.fetchall()
+            rows = connection.execute(statement, parameters).cursor.fetchall()
         columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) or [()] * len(types)
         for i, allowed in enumerate(types):
             if not set(map(type, columns[i])) <= set(allowed):
@@ -196,8 +197,7 @@ class SQLChainStore:
     # -- branches
 
     def branches(self) -> list[Branch]:
-        t = schema.branches
-        return list(map(Branch, *self._read(select(t.c.id, t.c.origin).order_by(t.c.id), _INT, _TEXT)))
+        return list(map(Branch, *self._read(_BRANCHES, _INT, _TEXT)))
 
     def add_branch(self, origin: str) -> Branch:
         branch = Branch(self._next_id(), origin)
@@ -262,17 +262,16 @@ class SQLChainStore:
     # -- blocks
 
     def blocks(self, branch: int, first: int, limit: int) -> Blocks:
-        t = schema.blocks
-        return self._blocks(branch, t.c.height >= max(first, 0), t.c.height, limit)
+        return self._blocks(_BLOCKS, of=branch, first=max(first, 0), most=limit)
 
     def last_block(self, branch: int) -> Blocks:
-        t = schema.blocks
-        return self._blocks(branch, t.c.height >= 0, t.c.height.desc(), 1)
+        return self._blocks(_LAST_BLOCK, of=branch)
 
     def marked(self, branch: int, marks: Sequence[bytes], first: int, limit: int) -> Blocks:
         t = schema.blocks
         found = or_(*(_Contains(t.c.manifest, literal(mark, LargeBinary)) for mark in marks))
-        return self._blocks(branch, and_(t.c.height >= max(first, 0), found), t.c.height, limit)
+        query = _BLOCKS.where(found)
+        return self._blocks(query, of=branch, first=max(first, 0), most=limit)
 
     def extents(self) -> list[Extent]:
         t = schema.blocks
@@ -280,11 +279,8 @@ class SQLChainStore:
         query = query.where(t.c.branch.not_in(select(schema.incarnations.c.id)))
         return list(map(Extent, *self._read(query.group_by(t.c.branch).order_by(t.c.branch), *[_INT] * 4)))
 
-    def _blocks(self, branch: int, which: Any, order: Any, limit: int) -> Blocks:
-        t = schema.blocks
-        query = select(t.c.height, t.c.header, t.c.extranonce, t.c.manifest)
-        query = query.where(t.c.branch == branch, which).order_by(order).limit(limit)
-        heights, headers, extranonces, manifests = self._read(query, _INT, _BYTES, _INT, _BYTES)
+    def _blocks(self, query: Select[Any], **parameters: int) -> Blocks:
+        heights, headers, extranonces, manifests = self._read(query, _INT, _BYTES, _INT, _BYTES, **parameters)
         size = HEADER.itemsize
         if not set(map(len, headers)) <= {size}:
             headers = [header if len(header) == size else bytes(size) for header in headers]
@@ -399,6 +395,19 @@ def _seal_columns(blocks: Blocks) -> dict[str, list[Any]]:
         "extranonce": blocks.extranonces.tolist(),
     }
 
+
+# -- what is read all the time, made once
+
+_BRANCHES = select(schema.branches.c.id, schema.branches.c.origin).order_by(schema.branches.c.id)
+_BLOCK_ROWS = select(
+    schema.blocks.c.height, schema.blocks.c.header, schema.blocks.c.extranonce, schema.blocks.c.manifest
+).where(schema.blocks.c.branch == bindparam("of"))
+_BLOCKS = (
+    _BLOCK_ROWS.where(schema.blocks.c.height >= bindparam("first"))
+    .order_by(schema.blocks.c.height)
+    .limit(bindparam("most"))
+)
+_LAST_BLOCK = _BLOCK_ROWS.where(schema.blocks.c.height >= 0).order_by(schema.blocks.c.height.desc()).limit(1)
 
 # -- what is written
 
