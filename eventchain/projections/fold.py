@@ -36,6 +36,19 @@ class Run:
     size: int = 0
     error: ProjectionError | None = None
 
+    @classmethod
+    def begin(
+        cls, name: str, projection: Projection[Any], filter: Filter, state: bytes | None = None, size: int = 0
+    ) -> Run:
+        """From a dumped state that covers so many events, or from the beginning. Raises ProjectionError,
+        naming the projection."""
+        try:
+            begins = projection.initial() if state is None else projection.load(state)
+        except Exception as error:
+            what = "initial" if state is None else "load"
+            raise ProjectionError(f"projection {name}: {what}: {type(error).__name__}: {error}") from error
+        return cls(name, projection, filter, begins, size)
+
     def apply(self, events: Events) -> None:
         if len(events):
             self.state = self.projection.apply_events(self.state, events)

@@ -93,15 +93,7 @@ class Spec:
         ProjectionError, as ``projection`` and ``filter`` do."""
         from eventchain.projections.fold import Run
 
-        projection, filter = self.projection(), self.filter()
-        try:
-            begins = projection.initial() if state is None else projection.load(state)
-        except Exception as error:
-            what = "initial" if state is None else "load"
-            raise ProjectionError(
-                f"projection {self.name}: {what}: {type(error).__name__}: {error}"
-            ) from error
-        return Run(self.name, projection, filter, begins, size)
+        return Run.begin(self.name, self.projection(), self.filter(), state, size)
 
 
 def check_name(name: str) -> str:

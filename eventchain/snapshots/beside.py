@@ -20,7 +20,8 @@ RETRY = 10.0
 
 class Beside:
     """Gives a sealer the snapshots that become due by what it seals. ``failed`` is told, in the thread, when
-    a store fails; it is tried again when more is sealed."""
+    a store fails; it is tried again when more is sealed. Any other error is the sealer's, who would wait for
+    ever."""
 
     def __init__(self, taker: Taker, failed: Callable[[EventChainError], None]) -> None:
         self._taker, self._failed = taker, failed
@@ -29,6 +30,7 @@ class Beside:
         self._told: dict[str, int] = {}  # sealed heights by origin
         self._seen: dict[str, int] = {}  # those up to which all that is due has been given
         self._stopped = False
+        self._broken: BaseException | None = None
 
     def ready(self) -> list[Snapshot]:
         """Snapshots to be built now."""
@@ -41,6 +43,8 @@ class Beside:
 
     def settled(self, sealed: Mapping[str, int]) -> bool:
         """Whether all that these sealed heights make due has been given. Where not, it is looked for."""
+        if self._broken is not None:
+            raise self._broken
         with self._news:
             if sealed != self._told:
                 self._told = dict(sealed)
@@ -63,6 +67,9 @@ class Beside:
             except EventChainError as error:
                 self._failed(error)
                 not_before = time.monotonic() + RETRY
+            except BaseException as error:  # raised where it is waited for
+                self._broken = error
+                return
             with self._news:
                 self._seen = told
 

@@ -108,16 +108,17 @@ class _Check:
         if misfit := one.series.misfit(stored.about):
             one.right = None  # what came before is of another projection
             return Checked(one.series, height, notice=misfit)
-        if one.run.dump() == stored.state:
+        replayed = one.run.dump()
+        if replayed == stored.state:
             one.right = stored
             return Checked(one.series, height)
         if erased := self._erased(one.right.about.size if one.right else 0, stored.about.size):
             # What it was made of is gone. Those after it are compared from here.
-            one.run.state, one.right = one.series.projection.load(stored.state), stored
+            one.run.state, one.right = one.series.begin(stored.state).state, stored
             return Checked(one.series, height, notice=f"events that it covers were erased: {erased}")
-        changes = tuple(_limited(differences(one.run.dump(), stored.state)))
+        changes = tuple(_limited(differences(replayed, stored.state)))
         since = one.right.height if one.right else None
-        event = self._first(one, stored, [change.path for change in changes])
+        event = self._first(one, stored, replayed, [change.path for change in changes])
         return Checked(
             one.series, height, fault="is not the state that the events give",
             changes=changes, since=since, event=event,
@@ -134,33 +135,27 @@ class _Check:
             for at in pages
         )
 
-    def _first(self, one: _Progress, stored: Stored, paths: list[str]) -> Event | None:
+    def _first(self, one: _Progress, stored: Stored, replayed: bytes, paths: list[str]) -> Event | None:
         """The first event since the last right snapshot after which the replay has other values at these
         paths: by halves, each from the newest state before them."""
-        low = self._from(one.series, one.right)
-        before = values_at(low.dump(), paths)
-        bottom, top = low.size, stored.about.size
-        state, at = low.dump(), low.size
-        if values_at(one.run.dump(), paths) == before:
+        right = one.right
+        run = one.series.begin(right.state, right.about.size) if right else one.series.begin()
+        state, bottom, top = run.dump(), run.size, stored.about.size
+        before = values_at(state, paths)
+        if values_at(replayed, paths) == before:
             return None
         while top - bottom > 1:
             middle = (bottom + top) // 2
-            run = one.series.begin()
-            run.state, run.size = one.series.projection.load(state), at
+            run = one.series.begin(state, bottom)
             for _ in replay(self._feed, [run], middle):
                 pass
-            if values_at(run.dump(), paths) == before:
-                bottom, state, at = middle, run.dump(), middle
+            reached = run.dump()
+            if values_at(reached, paths) == before:
+                bottom, state = middle, reached
             else:
                 top = middle
         found = next(self._feed.stretches(bottom, top), None)
         return events_of(found.batch)[0] if found else None
-
-    def _from(self, series: Series, right: Stored | None) -> Run:
-        run = series.begin()
-        if right is not None:
-            run.state, run.size = series.projection.load(right.state), right.about.size
-        return run
 
 
 def _limited(changes: Iterator[Change]) -> Iterator[Change]:

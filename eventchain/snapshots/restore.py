@@ -11,7 +11,7 @@ from eventchain.chain.feed import Feed
 from eventchain.chain.view import ChainView
 from eventchain.contracts.chain_store import ChainStore
 from eventchain.contracts.event_store import EventStore
-from eventchain.errors import EventChainError, ProjectionError
+from eventchain.errors import ProjectionError
 from eventchain.projections.fold import Run
 from eventchain.snapshots.branch import SnapshotBranch, Stored
 from eventchain.snapshots.replay import replay
@@ -101,24 +101,18 @@ def begun(
     """The projection as far as its newest snapshot of a block at this height or below takes it, that
     snapshot, and why it was not used, or an empty string. Raises ProjectionError for one that cannot be
     loaded."""
-    run = series.begin()
     branch = branch_of(store, series.origin)
-    if branch is None:
-        return run, None, ""
-    taken = SnapshotBranch(store, events, branch)
-    index = taken.newest(height)
-    if index is None:
-        return run, None, ""
+    taken = SnapshotBranch(store, events, branch) if branch else None
+    index = taken.newest(height) if taken else None
+    if taken is None or index is None:
+        return series.begin(), None, ""
     snapshot = taken.read(index)
     if misfit := series.misfit(snapshot.about):
-        return run, None, f"the snapshot of block {snapshot.height} is not used: {misfit}"
+        return series.begin(), None, f"the snapshot of block {snapshot.height} is not used: {misfit}"
     try:
-        run.state = series.projection.load(snapshot.state)
-    except Exception as error:
-        what = error.message if isinstance(error, EventChainError) else f"{type(error).__name__}: {error}"
+        return series.begin(snapshot.state, snapshot.about.size), snapshot, ""
+    except ProjectionError as error:
         raise ProjectionError(
-            f"projection {series.name}: the snapshot of block {snapshot.height} cannot be loaded: {what}",
+            f"the snapshot of block {snapshot.height} cannot be loaded: {error.message}",
             hint="`load` must read what `dump` wrote",
         ) from error
-    run.size = snapshot.about.size
-    return run, snapshot, ""

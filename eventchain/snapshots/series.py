@@ -42,7 +42,8 @@ class Series:
 
     def check(self) -> None:
         """Raises ProjectionError where the projection or the filter cannot be used."""
-        _ = self.projection, self.filter
+        self.begin()
+        self.about(0)
 
     def about(self, size: int) -> About:
         """What a snapshot that covers so many events says of itself."""
@@ -54,13 +55,19 @@ class Series:
             return f"its filter was {about.filter or 'none'}" if about.filter else "it had no filter"
         return "" if about.fingerprint == self._fingerprint else "the projection's code or options changed"
 
-    def begin(self) -> Run:
-        """The projection before any event."""
-        return Run(self.name, self.projection, self.filter, self.projection.initial())
+    def begin(self, state: bytes | None = None, size: int = 0) -> Run:
+        """The projection with a dumped state that covers so many events, or before any event. Raises
+        ProjectionError."""
+        return Run.begin(self.name, self.projection, self.filter, state, size)
 
     @cached_property
     def _fingerprint(self) -> str:
-        return self.projection.fingerprint()
+        try:
+            return self.projection.fingerprint()
+        except Exception as error:
+            raise ProjectionError(
+                f"projection {self.name}: fingerprint: {type(error).__name__}: {error}"
+            ) from error
 
 
 def all_series(store: ChainStore, specs: Mapping[str, Spec]) -> dict[str, Series]:

@@ -404,3 +404,36 @@ def test_snapshots_that_cover_erased_events_are_not_called_wrong(tmp_path):
         assert [one.height for one in checked if one.series.name == "amounts"] == [5, 10, 15]
         assert all(not one.fault for one in checked)
         assert chain.restore("amounts").snapshot.height == 15
+
+
+class Unready(Fragile):
+    def initial(self) -> int:
+        raise OSError("not today")
+
+
+class Unnamed(Fragile):
+    def fingerprint(self) -> str:
+        raise OSError("no name")
+
+
+@pytest.mark.parametrize(
+    ("use", "told"),
+    [("Unready", "initial: OSError: not today"), ("Unnamed", "fingerprint: OSError: no name")],
+)
+def test_a_projection_that_cannot_begin_is_dropped(tmp_path, use, told):
+    taking = Taking(tmp_path, COUNT, Spec("broken", f"{HERE}:{use}", every=Every(events=10)))
+    assert taking.seal(0, 20) == 1
+    ((name, said),) = taking.dropped
+    assert name == "broken"
+    assert told in said
+
+
+def test_what_nobody_expects_ends_sealing_and_hangs_nothing(tmp_path, monkeypatch):
+    def look(*_):
+        raise OSError("nobody knows")
+
+    monkeypatch.setattr(Taker, "look", look)
+    taking = Taking(tmp_path, COUNT)
+    with pytest.raises(OSError, match="nobody knows"):
+        taking.seal(0, 20)
+    taking.files.check()
