@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from eventchain.formats.event import empty_batch
+from eventchain.contracts.event_store import EventStore
+from eventchain.formats.event import joined
 
 ROWS, BYTES = 16_384, 16 * 2**20
 """What is read at a time, at most: rows, and their size going by those before."""
+PAGE = 32_768
+"""Rows that are read at a time where all are."""
 Read = Callable[[int | None, int], Any]
 """An event store's ``read``."""
 
@@ -34,12 +37,16 @@ def rows_at(read: Read, positions: NDArray[np.int64]) -> Any:
     return joined(parts)
 
 
-def joined(parts: list[Any]) -> Any:
-    """Arrow batches of EVENT_SCHEMA as one."""
-    parts = [part for part in parts if part.num_rows]
-    if len(parts) < 2:
-        return parts[0] if parts else empty_batch()
-    return pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
+def all_events(events: EventStore) -> Iterator[Any]:
+    """Batches of every event that the store holds now, ascending."""
+    head = events.head()
+    after: int | None = None
+    while head is not None and (after is None or after < head):
+        batch = events.read(after, PAGE)
+        if not batch.num_rows:
+            return
+        after = batch["position"][-1].as_py()
+        yield batch
 
 
 def readable(events: Any, batch: Any) -> Any:

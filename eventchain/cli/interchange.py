@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from eventchain.cli.common import config_option, counted, duration, json_option, note, print_json
-
-if TYPE_CHECKING:
-    from eventchain.contracts.event_store import EventStore
-
-ROWS = 32_768
 
 
 @click.command("import")
@@ -27,6 +20,7 @@ def import_command(file: Path, config_file: Path, as_json: bool) -> None:
     FILE is CloudEvents 1.0 as JSON Lines (also gzipped, also - for stdin) or Parquet. Positions are given
     anew, in the file's order; data bytes are kept as they stand.
     """
+    from eventchain.chain.rows import all_events
     from eventchain.config import Config
     from eventchain.errors import ConfigError, ConflictError, FormatError
     from eventchain.eventstores import open_event_store
@@ -45,7 +39,7 @@ def import_command(file: Path, config_file: Path, as_json: bool) -> None:
         try:
             count = store.append_batches(batches)
         except ConflictError as error:
-            raise explained(error, file, batches.last, _batches(store)) from error
+            raise explained(error, file, batches.last, all_events(store)) from error
         seconds = time.monotonic() - began
     except (FormatError, ConflictError) as error:
         raise type(error)(f"{error.message}; nothing was imported", hint=error.hint) from error
@@ -69,7 +63,7 @@ def export_command(file: Path, force: bool, config_file: Path) -> None:
     written decrypted where the configuration has its keys.
     """
     from eventchain.assembly import open_events
-    from eventchain.chain.rows import readable
+    from eventchain.chain.rows import all_events, readable
     from eventchain.config import Config
     from eventchain.errors import ConfigError
     from eventchain.interchange import write_events
@@ -79,19 +73,7 @@ def export_command(file: Path, force: bool, config_file: Path) -> None:
         raise ConfigError(f"{file} exists already", hint="--force replaces it")
     store = open_events(Config.load(config_file))
     try:
-        count = write_events((readable(store, batch) for batch in _batches(store)), file)
+        count = write_events((readable(store, batch) for batch in all_events(store)), file)
     finally:
         store.close()
     note(f"exported {counted(count, 'event')}")
-
-
-def _batches(store: EventStore) -> Iterator[Any]:
-    """Every event that the store holds now, ascending."""
-    head = store.head()
-    after: int | None = None
-    while head is not None and (after is None or after < head):
-        batch = store.read(after, ROWS)
-        if not batch.num_rows:
-            return
-        after = batch["position"][-1].as_py()
-        yield batch

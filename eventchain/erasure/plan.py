@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from eventchain.chain.nodes import LogReader
 from eventchain.chain.prefix import SealedPrefix, said_of
-from eventchain.chain.rows import readable
+from eventchain.chain.rows import all_events, readable
 from eventchain.chain.sealed import find_event
 from eventchain.chain.tip import SCAN
 from eventchain.contracts.chain_store import ChainStore
@@ -24,8 +24,6 @@ from eventchain.formats.header import work_of
 if TYPE_CHECKING:
     from eventchain.projections.filter import Filter
 
-READ = 32_768
-"""Events read at a time."""
 Matches = Callable[[Any], NDArray[np.bool_]]
 """Which rows of an Arrow batch of EVENT_SCHEMA are meant."""
 
@@ -94,7 +92,7 @@ def positions_where(
 ) -> NDArray[np.int64]:
     """The positions of all events that match. ``progress`` is told of the events that were looked at."""
     found = [np.empty(0, np.int64)]
-    for batch in _batches(events):
+    for batch in all_events(events):
         found.append(batch["position"].to_numpy()[matches(batch)])
         progress(batch.num_rows)
     return np.concatenate(found)
@@ -135,18 +133,6 @@ def sealed_among(store: ChainStore, positions: NDArray[np.int64]) -> NDArray[np.
     with store.snapshot():
         prefix = SealedPrefix(store)
         return np.sort(places_of(LogReader(store, prefix.branch.id), prefix.size, positions).positions)
-
-
-def _batches(events: EventStore) -> Iterator[Any]:
-    """Every event that the store holds now, ascending."""
-    head = events.head()
-    after: int | None = None
-    while head is not None and (after is None or after < head):
-        batch = events.read(after, READ)
-        if not batch.num_rows:
-            return
-        after = batch["position"][-1].as_py()
-        yield batch
 
 
 def _require_sound(log: LogReader, events: EventStore, places: Places) -> None:

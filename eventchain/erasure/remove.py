@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from eventchain.chain.build import Builder, Clock
 from eventchain.chain.nodes import damaged
 from eventchain.chain.prefix import trunk_of
-from eventchain.chain.rows import ROWS, joined, rows_at
+from eventchain.chain.rows import ROWS, rows_at
 from eventchain.chain.sealing import Progress, Sealer
 from eventchain.chain.tip import block_link
 from eventchain.contracts.chain_store import Branch, ChainStore
@@ -45,6 +45,7 @@ from eventchain.erasure.records import Record, Records
 from eventchain.errors import StoreError
 from eventchain.formats.anchor import Anchor
 from eventchain.formats.erasure import Erasure, Removal, ranges_of
+from eventchain.formats.event import joined
 from eventchain.formats.header import work_of
 from eventchain.formats.manifest import Replaced, incarnation_of
 from eventchain.mining.engine import Engine

@@ -16,9 +16,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from eventchain.errors import ConfigError, StoreError
-from eventchain.eventstores.batches import joined
 from eventchain.eventstores.index_check import PlainCheck
-from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN, irregular_id
+from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN, irregular_id, joined
 from eventchain.nats import connect, explained, headers_of, parse_url
 
 # isort: split

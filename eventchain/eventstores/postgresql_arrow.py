@@ -20,8 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from eventchain.errors import StoreError
-from eventchain.eventstores.batches import joined
-from eventchain.formats.event import EVENT_SCHEMA, IRREGULAR, UNKNOWN, empty_batch, irregular_id
+from eventchain.formats.event import EVENT_SCHEMA, IRREGULAR, UNKNOWN, empty_batch, irregular_id, joined
 
 ROWS = 4096
 """Rows a query, at most: enough to hide its cost."""

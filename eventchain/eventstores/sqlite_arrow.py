@@ -32,9 +32,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from eventchain.errors import StoreError
-from eventchain.eventstores.batches import joined
 from eventchain.eventstores.sqlite_rows import RowReader
-from eventchain.formats.event import EVENT_SCHEMA, IRREGULAR, UNKNOWN, empty_batch, irregular_id
+from eventchain.formats.event import EVENT_SCHEMA, IRREGULAR, UNKNOWN, empty_batch, irregular_id, joined
 
 CHUNK = 4096
 """Rows a query: enough to hide its cost, few enough that a joined column stays in the cache."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from eventchain.errors import StoreError
+
 UNKNOWN = -(2**63)
 """Stands for a version or a time that the store does not know."""
 MAX_POSITION = 2**63 - 1
@@ -46,3 +48,16 @@ def id_for_people(event_id: str) -> tuple[str, list[str]]:
 
 def empty_batch() -> Any:
     return pa.RecordBatch.from_pylist([], schema=EVENT_SCHEMA)
+
+
+def joined(batches: Sequence[Any]) -> Any:
+    """Record batches of EVENT_SCHEMA that were read piece by piece, as one. Raises StoreError when a column
+    would be larger than Arrow allows."""
+    batches = [batch for batch in batches if batch.num_rows]
+    if len(batches) < 2:
+        return batches[0] if batches else empty_batch()
+    whole = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    if len(whole) != 1:
+        count = sum(batch.num_rows for batch in batches)
+        raise StoreError(f"{count} events are more than 2 GiB", hint="read fewer at a time")
+    return whole[0]

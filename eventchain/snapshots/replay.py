@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import pyarrow as pa
-
 from eventchain.chain.feed import BATCH_BYTES, Feed, Stretch
+from eventchain.formats.event import joined
 from eventchain.projections.fold import Fold, Run
 
 ROWS = 131_072
@@ -54,20 +53,13 @@ def _joined(stretches: Iterator[Stretch]) -> Iterator[Stretch]:
     rows = size = 0
     for stretch in stretches:
         if parts and (stretch.first != parts[0].first + rows or rows >= ROWS or size >= BATCH_BYTES):
-            yield _join(parts)
+            yield Stretch(parts[0].first, joined([part.batch for part in parts]))
             parts, rows, size = [], 0, 0
         parts.append(stretch)
         rows += stretch.batch.num_rows
         size += stretch.batch.nbytes
     if parts:
-        yield _join(parts)
-
-
-def _join(parts: list[Stretch]) -> Stretch:
-    if len(parts) == 1:
-        return parts[0]
-    table = pa.Table.from_batches([part.batch for part in parts]).combine_chunks()
-    return Stretch(parts[0].first, table.to_batches()[0])
+        yield Stretch(parts[0].first, joined([part.batch for part in parts]))
 
 
 def _reach(fold: Fold, size: int) -> None:
