@@ -1,4 +1,4 @@
-"""URLs of stores, as they may be shown."""
+"""URLs of stores, as they may be shown, and addresses to listen on."""
 
 from __future__ import annotations
 
@@ -21,3 +21,13 @@ def without_password(url: str) -> str:
     elif colon and "@" in after and len(user) < len(authority) and not re.match(r"\d*(,|/|\?|$)", after):
         rest = f"{user}:{_MASK}@{after.rpartition('@')[2]}"
     return scheme + mark + re.sub(r"([?&](?:ssl)?password=)[^&]*", rf"\1{_MASK}", rest)
+
+
+def address(listen: str) -> tuple[str, int] | None:
+    """Host and port of ``host:port``, ``[::1]:port`` or ``port``, whose host is empty; None for what is no
+    address."""
+    host, _, port = listen.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not port.isdecimal() or int(port) > 65535 or (":" in host and not bracketed):
+        return None
+    return host.strip("[]"), int(port)

@@ -7,6 +7,7 @@ from typing import Self
 
 from eventchain.contracts.backend import Sealed, Task
 from eventchain.errors import BackendError, ConfigError
+from eventchain.urls import address
 from eventchain_stratum.server import MAX_CONNECTIONS, Server
 
 
@@ -65,9 +66,9 @@ def open_backend(*, listen: str | None = None, password: str | None = None) -> S
         raise BackendError(
             "no address is named", hint='name one in the configuration: [stratum] listen = "0.0.0.0:3333"'
         )
-    host, separator, port = listen.rpartition(":")
-    if not separator or not host or not port.isdecimal() or not int(port) < 2**16:
+    found = address(listen)
+    if found is None or not found[0]:
         raise ConfigError(
             f"{listen!r} is no address to listen on", hint='write [stratum] listen = "0.0.0.0:3333"'
         )
-    return StratumBackend(StratumMiner(host.strip("[]"), int(port), password))
+    return StratumBackend(StratumMiner(*found, password))

@@ -176,6 +176,11 @@ def say_set_aside(device: str, reason: str) -> None:
     note(f"set aside: {device}: {reason}")
 
 
+def say_step(what: str, count: int) -> None:
+    """A step of something long, with the events that it concerns."""
+    note(f"{what}: {counted(count, 'event')}")
+
+
 class Ticker:
     """True every few seconds: for progress where stderr is no terminal."""
 

@@ -22,6 +22,7 @@ from eventchain.cli.common import (
     printable,
     quantity,
     say_set_aside,
+    say_step,
 )
 from eventchain.cli.progress import shown
 
@@ -284,12 +285,9 @@ def seal_records(chain: Chain, choice: Choice, due: Sequence[tuple[Plan, str]], 
 def complete_records(chain: Chain) -> Outcome:
     from eventchain.erasure.erase import complete
 
-    def report(what: str, count: int) -> None:
-        note(f"{what}: {counted(count, 'event')}")
-
     try:
         with chain.store.writer():
-            return complete(chain.store, chain.events, report)
+            return complete(chain.store, chain.events, say_step)
     except BaseException:
         note("What is on record is not all destroyed; `eventchain erase --resume` goes on.")
         raise

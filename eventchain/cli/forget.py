@@ -15,6 +15,7 @@ from eventchain.cli.common import (
     json_option,
     note,
     say_set_aside,
+    say_step,
 )
 from eventchain.cli.erase import (
     INCOMPLETE,
@@ -92,13 +93,7 @@ def command(
         try:
             note(f"destroying {counted(len(handles), 'key')}")
             with chain.store.writer():
-                outcome = finish_forgetting(
-                    chain.store,
-                    chain.events,
-                    keys,
-                    handles,
-                    lambda what, count: note(f"{what}: {counted(count, 'event')}"),
-                )
+                outcome = finish_forgetting(chain.store, chain.events, keys, handles, say_step)
         except BaseException:
             note("It is on record and not all destroyed; the same command goes on.")
             raise

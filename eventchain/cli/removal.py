@@ -18,6 +18,7 @@ from eventchain.cli.common import (
     print_json,
     quantity,
     say_set_aside,
+    say_step,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def resume(chain: Chain, backend: str | None, device: str | None) -> tuple[int, 
     if not len(removed_positions(chain.store)) and not chain.store.incarnations():
         return 0, np.empty(0, np.int64)
     with chain.store.writer():
-        return finish(chain.store, chain.events, _told)
+        return finish(chain.store, chain.events, say_step)
 
 
 def _carry_out(chain: Chain, remover: Remover) -> tuple[int, Any]:
@@ -64,14 +65,10 @@ def _carry_out(chain: Chain, remover: Remover) -> tuple[int, Any]:
 
     try:
         remover.rebuild(_mining(), lambda what, count: note(f"{what}: {counted(count, 'block')}"))
-        return finish(chain.store, chain.events, _told)
+        return finish(chain.store, chain.events, say_step)
     except BaseException:
         note("The removal is on record and not complete; `eventchain erase --resume` goes on.")
         raise
-
-
-def _told(what: str, count: int) -> None:
-    note(f"{what}: {counted(count, 'event')}")
 
 
 def _mining() -> Callable[[Progress], None]:

@@ -36,7 +36,7 @@ from eventchain.chain.prefix import trunk_of
 from eventchain.chain.rows import ROWS, rows_at
 from eventchain.chain.sealing import Progress, Sealer
 from eventchain.chain.tip import block_link
-from eventchain.contracts.chain_store import Branch, ChainStore
+from eventchain.contracts.chain_store import Branch, ChainStore, Incarnation
 from eventchain.contracts.event_store import EventStore
 from eventchain.erasure.erase import Report, complete, record_event
 from eventchain.erasure.plan import require_sealed
@@ -230,10 +230,7 @@ def finish(
         remove(removed)
     if unfinished:
         report("scrubbing the chain store", len(removed))
-        store.scrub(rows=True)
-        with store.transaction():
-            for one in unfinished:
-                store.put_incarnation(one._replace(unfinished=False))
+        _scrub(store, unfinished)
     if remove is None:
         return 0, np.asarray(there, np.int64)
     return len(there), np.empty(0, np.int64)
@@ -256,11 +253,16 @@ def purge(store: ChainStore, anchors: Iterable[Anchor], report: Report = lambda 
             store.drop(one)
     if archives:
         report("purging archives", len(archives))
-        store.scrub(rows=True)
-        with store.transaction():
-            for one in archives:
-                store.put_incarnation(one._replace(unfinished=False))
+        _scrub(store, archives)
     return len(archives)
+
+
+def _scrub(store: ChainStore, marked: Iterable[Incarnation]) -> None:
+    """What their rows held leaves the files; then the marks that it has not yet are taken away."""
+    store.scrub(rows=True)
+    with store.transaction():
+        for one in marked:
+            store.put_incarnation(one._replace(unfinished=False))
 
 
 def _is_of(store: ChainStore, trunk: Branch, anchor: Anchor) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from eventchain.errors import ConfigError
+from eventchain.urls import address
 
 DEFAULT_HOST = "127.0.0.1"
 
@@ -75,8 +76,8 @@ def served_pages(
 
 
 def _address(listen: str) -> tuple[str, int]:
-    host, _, port = listen.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not port.isdecimal() or int(port) > 65535 or (":" in host and not bracketed):
+    found = address(listen)
+    if found is None:
         raise ConfigError(f"{listen!r} is not an address", hint="write it as 127.0.0.1:9464 or [::1]:9464")
-    return host.strip("[]") or DEFAULT_HOST, int(port)
+    host, port = found
+    return host or DEFAULT_HOST, port
