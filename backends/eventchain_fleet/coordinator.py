@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from eventchain.contracts.backend import Device, Solutions, Work
 from eventchain.errors import BackendError, FormatError
+from eventchain.loop import LoopThread
 from eventchain.mining.check import check
 from eventchain.mining.schedule import Pace
 from eventchain_fleet.connection import (
@@ -35,7 +36,6 @@ from eventchain_fleet.connection import (
     worker_of,
     worker_subject,
 )
-from eventchain_fleet.loop import LoopThread
 from eventchain_fleet.messages import (
     MAX_HEADERS,
     MAX_SEARCHES,
@@ -120,7 +120,7 @@ class Coordinator:
         self._connection: Any = None
         self._unsure = False  # whether the streams are still there
         self._streams: Streams
-        self._thread = LoopThread()
+        self._thread = LoopThread("fleet")
         try:
             self._thread.call(self._open())
         except BaseException:

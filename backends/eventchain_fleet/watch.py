@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from eventchain.errors import FormatError
+from eventchain.loop import LoopThread
 from eventchain_fleet.connection import ALIVE, ROOT, Login, this_host, worker_of
-from eventchain_fleet.loop import LoopThread
 from eventchain_fleet.messages import Alive, Here, Shut
 from eventchain_fleet.roster import MAX_DEVICES, MAX_WORKERS, SILENT_SECONDS
 
@@ -49,7 +49,7 @@ class Watch:
         self._shut: dict[tuple[str, str], str] = {}
         self._coordinators: dict[int, tuple[float, Alive]] = {}
         self._connection: Any = None
-        self._thread = LoopThread()
+        self._thread = LoopThread("fleet")
         try:
             self._thread.call(self._open(login))
         except BaseException:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import threading
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -18,6 +17,7 @@ import pyarrow as pa
 from eventchain.errors import ConfigError, StoreError
 from eventchain.eventstores.index_check import PlainCheck
 from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN, irregular_id, joined
+from eventchain.loop import LoopThread
 from eventchain.nats import connect, explained, headers_of, parse_url
 
 # isort: split
@@ -70,9 +70,7 @@ class JetStreamEventStore:
                 f"{self.url!r} names no stream", hint="write it as nats://localhost:4222/ORDERS"
             )
         self._turn = RLock()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="nats", daemon=True)
-        self._thread.start()
+        self._loop = LoopThread("nats")
         self._connection: Any = None
         self._consumer: Any = None
         self._following: int | None = None  # the sequence after the last that the consumer gave
@@ -129,13 +127,7 @@ class JetStreamEventStore:
 
     def close(self) -> None:
         with self._turn:
-            if not self._loop.is_running():
-                return
-            if self._connection is not None:
-                asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result(TIMEOUT)
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            self._loop.close(self._leave())
 
     # -- on the loop's thread
 
@@ -152,19 +144,22 @@ class JetStreamEventStore:
 
         with self._turn:
             try:
-                return asyncio.run_coroutine_threadsafe(connected(), self._loop).result()
+                return self._loop.call(connected())
             except NotFoundError as error:
                 raise StoreError(
                     f"{self.url}: there is no stream {self._stream}", hint="`nats stream ls` lists them"
                 ) from error
             except NATS_ERRORS as error:
-                asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result()
+                self._loop.call(self._disconnect())
                 raise StoreError(explained(error, self._server), hint=HINT) from None  # may show a password
 
     async def _disconnect(self) -> None:
         connection, self._connection, self._consumer = self._connection, None, None
         if connection is not None:
             await connection.close()
+
+    async def _leave(self) -> None:
+        await asyncio.wait_for(self._disconnect(), TIMEOUT)
 
     async def _info(self) -> Any:
         return await self._connection.jetstream(timeout=TIMEOUT).stream_info(self._stream)

@@ -39,12 +39,13 @@ BACKENDS = {
 }
 
 # floor -> the floors of the project that it may use besides itself
-GROUND = {"errors", "ahead", "sqlite_readonly", "postgresql", "nats", "toml_reader", "urls"}
+GROUND = {"errors", "ahead", "loop", "sqlite_readonly", "postgresql", "nats", "toml_reader", "urls"}
 FORMATS = GROUND | {"formats"}
 CONTRACTS = FORMATS | {"contracts"}
 FLOORS = {
     "errors": set(),
     "ahead": set(),
+    "loop": set(),
     "sqlite_readonly": {"errors"},
     "toml_reader": {"errors"},
     "urls": set(),
