@@ -69,10 +69,12 @@ class _OfLibrary(Projection[Any]):
         return self._inside(self._plain.back(json.loads(data)))
 
     def _outside(self, state: Any) -> Any:
-        raise NotImplementedError
+        """The state as values that can be written as JSON."""
+        raise NotImplementedError  # each kind of object of the library has its own
 
     def _inside(self, values: Any) -> Any:
-        raise NotImplementedError
+        """The state that was written as these values."""
+        raise NotImplementedError  # as above
 
 
 class Aggregates(_OfLibrary):

@@ -30,12 +30,12 @@ class Projection(Generic[State]):
 
     def initial(self) -> State:
         """The state before any event."""
-        raise NotImplementedError
+        raise NotImplementedError  # every projection brings its own
 
     def apply(self, state: State, event: Event) -> State:
         """The state after the event. May change the given state and return it; keeps nothing of the event's
         parsed JSON in it that it would change later."""
-        raise NotImplementedError
+        raise NotImplementedError  # every projection brings its own, or apply_events
 
     def apply_events(self, state: State, events: Events) -> State:
         """The state after many events. A projection that can do better than one by one does it here, and
