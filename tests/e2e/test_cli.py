@@ -22,14 +22,14 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner, Result
+from commands import run
 from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
 
 from eventchain.chain.build import Builder
 from eventchain.chain.proof import check_proof
 from eventchain.chain.view import ChainView, Hidden, events_of
 from eventchain.chainstores import open_chain_store
-from eventchain.cli import COMMANDS, cli
+from eventchain.cli import COMMANDS
 from eventchain.cli.common import about, announce, counted
 from eventchain.config import Config
 from eventchain.contracts.event_store import NewEvent
@@ -42,13 +42,6 @@ from eventchain.mining.backends import Choice, open_backend, survey
 PERMITS = Path(__file__).parents[3] / "shared" / "data" / "permits.cloudevents.jsonl.gz"
 EVENTS = 300
 COMMAND = [sys.executable, "-c", "from eventchain.cli import main; main()"]
-
-
-def run(*args: Any, code: int = 0) -> Result:
-    result = CliRunner().invoke(cli, [str(arg) for arg in args])
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    return result
 
 
 def append(folder: Path, count: int, first: int = 0) -> None:

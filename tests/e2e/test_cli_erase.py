@@ -7,25 +7,16 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from commands import run
 
 from eventchain.assembly import open_chain
 from eventchain.chainstores import open_chain_store
-from eventchain.cli import cli
 from eventchain.contracts.event_store import NewEvent
 from eventchain.eventstores import open_event_store
 
 REASON = ("--reason", "request of 3 May")
-
-
-def run(*args: Any, code: int = 0, **more: Any) -> Result:
-    result = CliRunner().invoke(cli, [str(arg) for arg in args], **more)
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    return result
 
 
 @pytest.fixture

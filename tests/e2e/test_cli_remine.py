@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from commands import run
 
 from eventchain.chainstores import open_chain_store
-from eventchain.cli import cli
 from eventchain.contracts.event_store import NewEvent
 from eventchain.erasure.remove import Remover
 from eventchain.eventstores import open_event_store
@@ -27,13 +26,6 @@ use = "latest"
 of = "types"
 every = "1 event"
 """
-
-
-def run(*args: Any, code: int = 0, **more: Any) -> Result:
-    result = CliRunner().invoke(cli, [str(arg) for arg in args], **more)
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    return result
 
 
 @pytest.fixture

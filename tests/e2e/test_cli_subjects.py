@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from commands import run
 
 from eventchain.assembly import open_chain
-from eventchain.cli import cli
 from eventchain.contracts.event_store import NewEvent
 
 REASON = ("--reason", "request of 3 May")
@@ -42,13 +41,6 @@ PROJECTION = """
 use = "sum"
 path = "data.n"
 """
-
-
-def run(*args: Any, code: int = 0, **more: Any) -> Result:
-    result = CliRunner().invoke(cli, [str(arg) for arg in args], **more)
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    return result
 
 
 def configure(text: str, *, old: str = "") -> None:
