@@ -6,17 +6,15 @@ process, half its whole process group.
 
 from __future__ import annotations
 
-import os
-import random
-import signal
 import subprocess
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from killing import Killer, begun
 
 from eventchain.chainstores import open_chain_store
 from eventchain.contracts.chain_store import Blocks
@@ -47,14 +45,8 @@ def append(folder: Path, number: int) -> None:
 
 def mine(folder: Path) -> subprocess.Popen[str]:
     """A mine that has just said which devices it uses, and begins."""
-    command = [sys.executable, "-m", "eventchain", "mine", "--backend", "cpu"]
-    command += ["--block-events", str(BLOCK_EVENTS)]
-    process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stderr is not None
-    assert process.stderr.readline().startswith("backend cpu")
-    return process
+    command = ("mine", "--backend", "cpu", "--block-events", str(BLOCK_EVENTS))
+    return begun(folder, *command, saying=("backend cpu",))
 
 
 def check(folder: Path) -> tuple[Report, dict[int, bytes]]:
@@ -74,33 +66,18 @@ def all_blocks(blocks: Blocks) -> dict[int, bytes]:
 
 
 def test_a_killed_mine_loses_no_sealed_block_and_goes_on(folder: Path) -> None:
-    chance = random.Random(time.time_ns())
+    kill = Killer()
     before: dict[int, bytes] = {}
-    killed = sealed = 0
-    append(folder, KILLS)
-    with mine(folder) as process:
-        began = time.monotonic()
-        process.communicate()
-    latest = 1.5 * (time.monotonic() - began)  # after its start of work
-    for number in range(KILLS):
+    sealed = 0
+    for number in range(KILLS + 1):
         append(folder, number)
-        with mine(folder) as process:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(chance.uniform(0, latest))
-            if number % 2:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
-            _, errors = process.communicate()
-        assert process.returncode in (0, -signal.SIGKILL), errors
-        killed += process.returncode != 0
+        kill(mine(folder), group=number % 2 == 1)
         report, mined = check(folder)
         assert report.clean, report.wrong
         assert before.items() <= mined.items(), "a solution was lost or replaced"
         assert report.sealed_blocks >= sealed
         before, sealed = mined, report.sealed_blocks
-    assert killed > KILLS // 4, "too few kills hit a mine at work"
+    assert kill.hits > KILLS // 4, "too few kills hit a mine at work"
     with mine(folder) as process:
         _, errors = process.communicate()
     assert process.returncode == 0, errors

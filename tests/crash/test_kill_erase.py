@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from killing import Killer, begun
 from oracle import check_chain
 
 from eventchain.chain.feed import sealed_events
@@ -46,13 +46,10 @@ def secret(number: int) -> bytes:
     return b"<secret %d>" % number * 20
 
 
-def erase(folder: Path, numbers: list[int]) -> subprocess.Popen[bytes]:
+def erase(folder: Path, numbers: list[int]) -> subprocess.Popen[str]:
     chosen = [word for number in numbers for word in ("--position", str(number + 1))]
-    command = eventchain("erase", *chosen, "--reason", "a request", "--yes", "--backend", "cpu")
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    assert process.stderr.readline().startswith(b"to erase")
-    return process
+    how = ("--reason", "a request", "--yes", "--backend", "cpu")
+    return begun(folder, "erase", *chosen, *how, saying=("to erase",))
 
 
 def check(folder: Path) -> tuple[set[int], set[int]]:
@@ -83,20 +80,9 @@ def test_a_killed_erasure_is_completed(folder: Path) -> None:
     numbers = list(range(EVENTS))
     chance.shuffle(numbers)
     groups = [numbers[EACH * n : EACH * (n + 1)] for n in range(KILLS + 1)]
-    with erase(folder, groups[0]) as process:
-        began = time.monotonic()
-        process.communicate()
-    assert process.returncode == 0
-    latest = 1.2 * (time.monotonic() - began)
-    killed, gone = 0, set(groups[0])
-    for group in groups[1:]:
-        with erase(folder, group) as process:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(chance.uniform(0, latest))
-            process.kill()
-            process.communicate()
-        assert process.returncode in (0, -signal.SIGKILL)
-        killed += process.returncode != 0
+    kill, gone = Killer(), set[int]()
+    for group in groups:
+        kill(erase(folder, group))
         recorded, _ = check(folder)
         assert gone <= recorded
         # All of an erasure or nothing; one whose block was only built is sealed with the next one's.
@@ -105,7 +91,7 @@ def test_a_killed_erasure_is_completed(folder: Path) -> None:
             resume = eventchain("erase", "--resume", "--backend", "cpu")
             subprocess.run(resume, cwd=folder, capture_output=True, check=True)
         gone = recorded
-    assert killed, "no kill hit an erasure at work"
+    assert kill.hits, "no kill hit an erasure at work"
     done = subprocess.run(
         eventchain("erase", "--resume", "--backend", "cpu"), cwd=folder, capture_output=True, check=False
     )

@@ -5,16 +5,14 @@ from __future__ import annotations
 
 import base64
 import os
-import random
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from killing import Killer, begun
 from oracle import check_chain
 
 from eventchain.assembly import open_chain
@@ -26,30 +24,9 @@ KILLS = int(os.environ.get("EVENTCHAIN_KILLS", "3"))
 EACH = 60
 
 
-def eventchain(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "eventchain", *arguments]
-
-
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(eventchain(*arguments), cwd=folder, capture_output=True, text=True, check=False)
-
-
-def killed(folder: Path, seconds: float, *arguments: str) -> bool:
-    """Run a command for so long, at most."""
-    with subprocess.Popen(eventchain(*arguments), cwd=folder, stderr=subprocess.PIPE) as process:
-        with suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=seconds)
-        process.kill()
-        process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL)
-    return process.returncode != 0
-
-
-def seconds_of(folder: Path, *arguments: str) -> float:
-    began = time.monotonic()
-    done = run(folder, *arguments)
-    assert done.returncode == 0, done.stderr
-    return time.monotonic() - began
+    command = [sys.executable, "-m", "eventchain", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def new_wrapping_key(path: Path) -> None:
@@ -99,21 +76,18 @@ def check(folder: Path) -> tuple[set[str], set[str]]:
 
 
 def test_forgetting_that_was_killed_is_gone_on_with(folder: Path) -> None:
-    chance = random.Random(time.time_ns())
+    kill = Killer()
     how = ("--reason", "a request", "--yes", "--backend", "cpu")
-    latest = 1.1 * seconds_of(folder, "forget", "subject 0", *how)
-    kills = 0
-    for n in range(1, KILLS + 1):
-        kills += killed(folder, chance.uniform(0.3, 1) * latest, "forget", f"subject {n}", *how)
-        recorded, clear = check(folder)
-        assert "s0" in recorded
+    for n in range(KILLS + 1):
+        kill(begun(folder, "forget", f"subject {n}", *how, saying=("to erase",)))
+        check(folder)
         done = run(folder, "forget", f"subject {n}", *how)
         if done.returncode:  # it was over: nothing leads to the subject any more
             assert "there is no key of" in done.stderr
         recorded, clear = check(folder)
         assert recorded == {f"s{m}" for m in range(n + 1)}
         assert clear == {f"s{m}" for m in range(n + 1, KILLS + 2)}
-    assert kills, "no kill hit it at work"
+    assert kill.hits, "no kill hit it at work"
     assert "clean" in run(folder, "verify").stdout
     files = [file.read_bytes() for file in folder.iterdir()]
     assert not any(secret(n) in text for n in range(EACH * (KILLS + 2)) for text in files)
@@ -124,7 +98,7 @@ def test_forgetting_that_was_killed_is_gone_on_with(folder: Path) -> None:
 
 
 def test_a_rotation_that_was_killed_is_gone_on_with(folder: Path) -> None:
-    chance, config = random.Random(time.time_ns()), folder / "eventchain.toml"
+    kill, config = Killer(), folder / "eventchain.toml"
     text = config.read_text()
     with open_chain(config) as chain:
         before = chain.events.decrypted(chain.events.read(None, 100_000)).batch
@@ -136,7 +110,7 @@ def test_a_rotation_that_was_killed_is_gone_on_with(folder: Path) -> None:
         old = "wrapping.key" if n == 0 else f"new{n - 1}.key"
         both = f'"file:new{n}.key"\nold_wrapping_key = "file:{old}"'
         config.write_text(text.replace('\nwrapping_key = "file:wrapping.key"', f"\nwrapping_key = {both}"))
-        killed(folder, chance.uniform(0.1, 1.5), "keys", "rotate")
+        kill(begun(folder, "keys", "rotate"))
         with open_chain(config) as chain:
             assert chain.events.decrypted(chain.events.read(None, 100_000)).batch.equals(before)
         assert run(folder, "keys", "rotate").returncode == 0

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from killing import Killer, begun
 from oracle import check_chain
 
 from eventchain.chain.feed import sealed_events
@@ -29,12 +29,9 @@ EVENTS = 3000
 EACH = 20
 
 
-def eventchain(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "eventchain", *arguments]
-
-
 def run(folder: Path, *arguments: str) -> None:
-    subprocess.run(eventchain(*arguments), cwd=folder, capture_output=True, check=True)
+    command = [sys.executable, "-m", "eventchain", *arguments]
+    subprocess.run(command, cwd=folder, capture_output=True, check=True)
 
 
 @pytest.fixture
@@ -50,13 +47,10 @@ def secret(number: int) -> bytes:
     return b"<secret %d>" % number * 20
 
 
-def remove(folder: Path, numbers: list[int]) -> subprocess.Popen[bytes]:
+def remove(folder: Path, numbers: list[int]) -> subprocess.Popen[str]:
     chosen = [word for number in numbers for word in ("--position", str(number + 1))]
-    command = eventchain("erase", *chosen, "--remine", "--reason", "a request", "--yes", "--backend", "cpu")
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    assert process.stderr.readline().startswith(b"to remove")
-    return process
+    how = ("--remine", "--reason", "a request", "--yes", "--backend", "cpu")
+    return begun(folder, "erase", *chosen, *how, saying=("to remove",))
 
 
 def check(
@@ -82,23 +76,12 @@ def check(
 
 
 def test_a_killed_removal_is_completed(folder: Path) -> None:
-    chance = random.Random(time.time_ns())
     numbers = list(range(EVENTS))
-    chance.shuffle(numbers)
-    there, anchors, killed, latest = set(numbers), [], 0, 0.0
+    random.Random(time.time_ns()).shuffle(numbers)
+    kill, there, anchors = Killer(), set(numbers), list[Anchor]()
     for turn in range(KILLS + 1):
         group = numbers[EACH * turn : EACH * (turn + 1)]
-        began = time.monotonic()
-        with remove(folder, group) as process:
-            if turn:  # the first one tells how long it takes
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(chance.uniform(0, latest))
-                process.kill()
-            process.communicate()
-        assert process.returncode in (0, -signal.SIGKILL)
-        if not process.returncode:  # it tells how long it takes just now
-            latest = time.monotonic() - began
-        killed += process.returncode != 0
+        kill(remove(folder, group))
         done, newest = check(folder, there, set(group), anchors)
         run(folder, "erase", "--resume", "--backend", "cpu")
         after, newest = check(folder, there, set(group), anchors)
@@ -110,4 +93,4 @@ def test_a_killed_removal_is_completed(folder: Path) -> None:
         gone = set(numbers) - there
         left = [number for number in gone if any(secret(number)[:24] in text for text in files)]
         assert not left, "a payload is still in the files"
-    assert killed, "no kill hit a removal at work"
+    assert kill.hits, "no kill hit a removal at work"

@@ -4,15 +4,13 @@ is clean and stays, and in the end there is every snapshot that is due, once."""
 from __future__ import annotations
 
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from killing import Killer, begun
 from oracle import check_chain
 
 import eventchain
@@ -74,19 +72,10 @@ def append(folder: Path, number: int) -> None:
         store.append(f"s{number}", -1, new)
 
 
-def sealing(*command: str) -> subprocess.Popen[str]:
+def sealing(folder: Path, *command: str) -> subprocess.Popen[str]:
     """A process that has just begun to seal."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "eventchain", *command, "--backend", "cpu", "--block-events", "10"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if line.startswith("backend cpu") or '"sealing"' in line:
-            return process
-    raise AssertionError(said)
+    how = ("--backend", "cpu", "--block-events", "10")
+    return begun(folder, *command, *how, saying=("backend cpu", '"sealing"'))
 
 
 def check(folder: Path) -> tuple[dict[tuple[str, int], bytes], dict[str, list[int]], dict[str, list[int]]]:
@@ -122,33 +111,22 @@ def due(origin: str, said: dict[str, list[Manifest]]) -> list[int]:
 
 
 def test_killed_sealers_take_every_snapshot_once(folder: Path) -> None:
-    chance = random.Random(time.time_ns())
+    kill = Killer()
     append(folder, 0)
-    with sealing("mine") as process:
-        began = time.monotonic()
-        process.communicate()
-    latest = 1.2 * (time.monotonic() - began)
+    kill(sealing(folder, "mine"))
     before, pins, wanted = check(folder)
     assert pins == wanted
     assert all(pins.values())
-    killed = 0
     for number in range(1, KILLS + 1):
         append(folder, number)
-        with sealing("mine" if number % 2 else "run") as process:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(chance.uniform(0, latest))
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            _, errors = process.communicate()
-        assert process.returncode in (0, -signal.SIGKILL), errors
-        killed += process.returncode != 0
+        kill(sealing(folder, "mine" if number % 2 else "run"))
         mined, pins, wanted = check(folder)
         assert before.items() <= mined.items(), "a solution was lost or replaced"
         for origin in EVERY:
             assert pins[origin] == wanted[origin][: len(pins[origin])], origin
         before = mined
-    assert killed, "no kill hit a process at work"
-    with sealing("mine") as process:
+    assert kill.hits, "no kill hit a process at work"
+    with sealing(folder, "mine") as process:
         _, errors = process.communicate()
     assert process.returncode == 0, errors
     mined, pins, wanted = check(folder)
