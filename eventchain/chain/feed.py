@@ -91,11 +91,12 @@ def sealed_events(store: ChainStore, events: EventStore, after: int | None = Non
 
 def _checked(log: LogReader, read: Read, first: int, end: int) -> Iterator[Stretch]:
     """The events of leaves ``first`` to ``end``."""
-    positions = log.positions(first, end)
+    positions, all_salts = log.positions_and_salts(first, end)
+    all_leaves = log.leaves(first, end)
     cuts = np.flatnonzero(positions[1:] <= positions[:-1]) + 1
-    for start, run in zip(np.concatenate([[0], cuts]), np.split(positions, cuts), strict=True):
-        at = first + int(start)
-        salts, leaves = log.salts(at, at + len(run)), log.leaves(at, at + len(run))
+    for start, run in zip([0, *cuts.tolist()], np.split(positions, cuts), strict=True):
+        at = first + start
+        salts, leaves = all_salts[start : start + len(run)], all_leaves[start : start + len(run)]
         batch = rows_at(read, run)
         there = np.isin(run, batch["position"].to_numpy())
         missing = np.flatnonzero(~there & ~salts.erased)

@@ -163,9 +163,7 @@ class LogReader:
 
     def positions(self, first: int, end: int) -> NDArray[np.int64]:
         """Positions of leaves ``first`` to ``end``: (n,) int64."""
-        start = first // TILE * TILE
-        raw = b"".join(piece.positions[: 8 * TILE] for piece in self._pieces(first, end))
-        return np.frombuffer(raw[8 * (first - start) : 8 * (end - start)], ">i8").astype(np.int64)
+        return _positions(self._pieces(first, end), first, end)
 
     def leaves(self, first: int, end: int) -> Hashes:
         """Hashes of leaves ``first`` to ``end``: (n, 32) uint8."""
@@ -181,8 +179,12 @@ class LogReader:
 
     def salts(self, first: int, end: int) -> Salts:
         """Salts of leaves ``first`` to ``end``, and commitments in the place of those that were erased."""
-        parts = [Salts.read(one.salts, len(one.positions) // 8) for one in self._pieces(first, end)]
-        return Salts.join(parts)[first % TILE :][: end - first]
+        return _salts(self._pieces(first, end), first, end)
+
+    def positions_and_salts(self, first: int, end: int) -> tuple[NDArray[np.int64], Salts]:
+        """Both, in one read."""
+        pieces = self._pieces(first, end)
+        return _positions(pieces, first, end), _salts(pieces, first, end)
 
     def _pieces(self, first: int, end: int) -> list[Piece]:
         """The pieces with leaves ``first`` to ``end``, in one read."""
@@ -218,3 +220,14 @@ class LogReader:
         if not found or found[0].index != index:
             raise damaged(f"tile {level}/{index} is missing")
         return found[0].hashes
+
+
+def _positions(pieces: Sequence[Piece], first: int, end: int) -> NDArray[np.int64]:
+    start = first // TILE * TILE
+    raw = b"".join(piece.positions[: 8 * TILE] for piece in pieces)
+    return np.frombuffer(raw[8 * (first - start) : 8 * (end - start)], ">i8").astype(np.int64)
+
+
+def _salts(pieces: Sequence[Piece], first: int, end: int) -> Salts:
+    parts = [Salts.read(one.salts, len(one.positions) // 8) for one in pieces]
+    return Salts.join(parts)[first % TILE :][: end - first]

@@ -303,16 +303,12 @@ class SQLChainStore:
     # -- the log
 
     def tiles(self, branch: int, level: int, first: int, limit: int) -> list[Tile]:
-        t = schema.tiles
-        query = select(t.c.level, t.c.tile, t.c.hashes)
-        query = query.where(t.c.branch == branch, t.c.level == level, t.c.tile >= max(first, 0))
-        return list(map(Tile, *self._read(query.order_by(t.c.tile).limit(limit), _INT, _INT, _BYTES)))
+        where = {"of": branch, "at": level, "first": max(first, 0), "most": limit}
+        return list(map(Tile, *self._read(_TILES, _INT, _INT, _BYTES, **where)))
 
     def pieces(self, branch: int, first: int, limit: int) -> list[Piece]:
-        t = schema.pieces
-        query = select(t.c.tile, t.c.salts, t.c.positions, t.c.digest)
-        query = query.where(t.c.branch == branch, t.c.tile >= max(first, 0)).order_by(t.c.tile).limit(limit)
-        return list(map(Piece, *self._read(query, _INT, _BYTES, _BYTES, _BYTES)))
+        where = {"of": branch, "first": max(first, 0), "most": limit}
+        return list(map(Piece, *self._read(_PIECES, _INT, _BYTES, _BYTES, _BYTES, **where)))
 
     def put_tiles(self, branch: int, tiles: list[Tile]) -> None:
         if not tiles:
@@ -334,11 +330,9 @@ class SQLChainStore:
     # -- the events of child branches
 
     def events(self, branch: int, after: int | None, limit: int) -> Any:
-        t = schema.branch_events
-        query = select(*(t.c[name] for name in EVENT_SCHEMA.names)).where(t.c.branch == branch)
-        query = query.where(t.c.position > (-1 if after is None else max(after, -1)))
         types = (_INT, _TEXT, _INT, _TEXT, _TEXT, _INT, _NULLABLE, _NULLABLE)
-        columns = self._read(query.order_by(t.c.position).limit(limit), *types)
+        after = -1 if after is None else max(after, -1)
+        columns = self._read(_EVENTS, *types, of=branch, after=after, most=limit)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, EVENT_SCHEMA, strict=True)]
         return pa.RecordBatch.from_arrays(arrays, schema=EVENT_SCHEMA)
 
@@ -408,6 +402,26 @@ _BLOCKS = (
     .limit(bindparam("most"))
 )
 _LAST_BLOCK = _BLOCK_ROWS.where(schema.blocks.c.height >= 0).order_by(schema.blocks.c.height.desc()).limit(1)
+_TILES = (
+    select(schema.tiles.c.level, schema.tiles.c.tile, schema.tiles.c.hashes)
+    .where(schema.tiles.c.branch == bindparam("of"), schema.tiles.c.level == bindparam("at"))
+    .where(schema.tiles.c.tile >= bindparam("first"))
+    .order_by(schema.tiles.c.tile)
+    .limit(bindparam("most"))
+)
+_PIECES = (
+    select(*(schema.pieces.c[name] for name in ("tile", "salts", "positions", "digest")))
+    .where(schema.pieces.c.branch == bindparam("of"), schema.pieces.c.tile >= bindparam("first"))
+    .order_by(schema.pieces.c.tile)
+    .limit(bindparam("most"))
+)
+_EVENTS = (
+    select(*(schema.branch_events.c[name] for name in EVENT_SCHEMA.names))
+    .where(schema.branch_events.c.branch == bindparam("of"))
+    .where(schema.branch_events.c.position > bindparam("after"))
+    .order_by(schema.branch_events.c.position)
+    .limit(bindparam("most"))
+)
 
 # -- what is written
 

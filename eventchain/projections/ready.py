@@ -10,8 +10,8 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
-from eventchain.projections.members import strings
 from eventchain.projections.numbers import short_numbers
 from eventchain.projections.page import Events
 from eventchain.projections.path import Path
@@ -145,7 +145,7 @@ class Sum(ReadyMade[Totals]):
 
     def load(self, data: bytes) -> Totals:
         values: dict[str, str] = msgspec.json.decode(data, type=dict[str, str])
-        short = short_numbers(strings([value.encode() for value in values.values()]))
+        short = short_numbers(pa.array(list(values.values()), pa.binary()))
         if short is not None:
             return Totals(dict(zip(values, short.units.tolist(), strict=True)), short.scale)
         places = {name: len(value.partition(".")[2]) for name, value in values.items()}
