@@ -8,7 +8,6 @@ somebody asks for.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
@@ -182,7 +181,6 @@ class Groups:
 
     def __init__(self, rows: int) -> None:
         self.cells = _Cells(rows, np.int64)
-        self._codes: defaultdict[Any, int] = defaultdict(count().__next__)
         self.values: list[Any] = []
         self.names: list[str | None] = []
 
@@ -193,9 +191,13 @@ class Groups:
 
     def add(self, rows: Any, texts: Any) -> None:
         found = texts.dictionary_encode()
-        codes = np.array([self._codes[text] for text in found.dictionary.to_pylist()], np.int64)
-        self.cells.put(rows, codes[found.indices.to_numpy()])
-        new = list(self._codes)[len(self.values) :]
+        codes, new = found.indices.to_numpy(), found.dictionary.to_pylist()
+        if self.values:  # most often all rows are asked for at once, and there are none yet
+            known = dict(zip(self.values, count(), strict=False))
+            of_all = {value: known.setdefault(value, len(known)) for value in new}
+            codes = np.array(list(of_all.values()), np.int64)[codes]
+            new = list(known)[len(self.values) :]
+        self.cells.put(rows, codes)
         self.values.extend(new)
         self.names.extend(_names(new))
 
