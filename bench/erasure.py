@@ -141,6 +141,7 @@ def main() -> None:
         run(source, "mine")
         for file in FILES:
             with closing(sqlite3.connect(source / file)) as db:
+                db.execute("VACUUM")  # as an erasure leaves it, so that sizes can be compared
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         figures["results"] = []
         for count in sorted({1, max(1, options.events // 1000), max(1, options.events // 10)}):
