@@ -181,7 +181,7 @@ class Selectors(NamedTuple):
                 raise ConfigError("--where has no condition", hint="as 'type == \"SignedUp\"'")
             yield f"where {self.where}", chosen_by(chain.events, Filter(where=self.where))
         if self.subject is not None:
-            from eventchain.cli.forget import keys_of
+            from eventchain.cli.keys import keys_of
             from eventchain.subjects.forget import of_handles
 
             yield f"of the subject {self.subject!r}", of_handles(keys_of(chain).handles(self.subject))

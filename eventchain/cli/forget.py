@@ -27,11 +27,11 @@ from eventchain.cli.erase import (
     reason_option,
     require_reason,
 )
+from eventchain.cli.keys import keys_of
 from eventchain.cli.progress import shown
 
 if TYPE_CHECKING:
     from eventchain.assembly import Chain
-    from eventchain.subjects import KeyStore
 
 
 @click.command("forget")
@@ -100,19 +100,6 @@ def command(
         print_outcome(chain, outcome, as_json)
     if len(outcome.waiting) or len(outcome.lost):
         click.get_current_context().exit(INCOMPLETE)
-
-
-def keys_of(chain: Chain) -> KeyStore:
-    """The key store that the configuration names. Raises ConfigError where it names none."""
-    from eventchain.errors import ConfigError
-    from eventchain.subjects import Encrypted
-
-    if not isinstance(chain.events, Encrypted):
-        raise ConfigError(
-            "the configuration has no [encryption], so no subjects are known",
-            hint='keys = "sqlite:///keys.db" and wrapping_key = "file:wrapping.key" there',
-        )
-    return chain.events.keys
 
 
 def _print_plan(chain: Chain, handles: list[bytes], as_json: bool) -> None:

@@ -11,6 +11,7 @@ import click
 from eventchain.cli.common import Ticker, config_option, counted, json_option, note, print_json
 
 if TYPE_CHECKING:
+    from eventchain.assembly import Chain
     from eventchain.config import Encryption
     from eventchain.subjects import KeyStore
 
@@ -99,3 +100,16 @@ def _opened(encryption: Encryption) -> KeyStore:
     from eventchain.assembly import key_store
 
     return key_store(encryption)
+
+
+def keys_of(chain: Chain) -> KeyStore:
+    """The key store that the configuration names. Raises ConfigError where it names none."""
+    from eventchain.errors import ConfigError
+    from eventchain.subjects import Encrypted
+
+    if not isinstance(chain.events, Encrypted):
+        raise ConfigError(
+            "the configuration has no [encryption], so no subjects are known",
+            hint='keys = "sqlite:///keys.db" and wrapping_key = "file:wrapping.key" there',
+        )
+    return chain.events.keys
