@@ -331,9 +331,9 @@ def test_without_anybody_it_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"nats": "localhost"}, "'localhost' is no NATS server"),
+        ({"nats": "localhost"}, "no URL of a NATS server"),
         ({"nats": "nats://h:4222", "creds": "a", "nkey": "b"}, "both"),
-        ({"nats": "nats://h:4222", "creds": "/no/such.creds"}, "there is no file /no/such.creds"),
+        ({"nats": "nats://h:4222", "creds": "/no/such.creds"}, "/no/such.creds cannot be read: No such file"),
         ({"nats": "nats://h:4222", "tls_key": "a"}, "without its certificate"),
         ({"nats": "nats://h:4222", "groups": ["a.b"]}, "'a.b' cannot name a group"),
     ],
@@ -402,8 +402,8 @@ def test_a_worker_can_be_stopped_at_any_moment(tmp_path):
     [
         ([], "Name the NATS server"),
         (["--nats", "nats://127.0.0.1:9"], "NATS at nats://127.0.0.1:9"),
-        (["--nats", "http://x"], "no NATS server"),
-        (["--nats", "nats://x:4222", "--creds", "nowhere"], "there is no file nowhere"),
+        (["--nats", "http://x"], "no URL of a NATS server"),
+        (["--nats", "nats://x:4222", "--creds", "nowhere"], "nowhere cannot be read: No such file"),
         (["--nats", "nats://x:4222", "--group", "a b"], "cannot name a group"),
         (["--nats", "nats://x:4222", "--backend", "fleet"], "a backend of its own host"),
     ],
