@@ -209,9 +209,12 @@ class Client(_NatsClient):  # type: ignore[misc]  # nats-py has no types
         try:
             if (context := self._prepare()) is not None:
                 self.options["tls"] = context
-        except ConfigError as error:
-            raise errors.Error(str(error)) from None  # the kind that does not end its attempts
-        await super()._process_connect_init()
+            await super()._process_connect_init()
+        except BaseException as error:
+            self._transport.close()  # as nats-py does not
+            if isinstance(error, ConfigError):
+                raise errors.Error(str(error)) from None  # the kind that does not end its attempts
+            raise
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         """nats-py would log in without TLS where the server, or who stands between, asks for none."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -63,6 +65,22 @@ class NatsServer:
             time.sleep(0.05)
         raise AssertionError(self._log.read_text())
 
+    def reload(self) -> None:
+        """Read the configuration file again."""
+        self._process.send_signal(signal.SIGHUP)
+
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+@contextmanager
+def configured(folder: Path, configuration: str, *options: str) -> Iterator[NatsServer]:
+    """With this configuration file, ``nats.conf`` in the folder, which is made."""
+    folder.mkdir(exist_ok=True)
+    (folder / "nats.conf").write_text(configuration)
+    server = NatsServer(folder, "-c", str(folder / "nats.conf"), *options)
+    try:
+        yield server
+    finally:
+        server.kill()

@@ -65,7 +65,7 @@ class Watch:
         await self._connection.subscribe(ALIVE, cb=self._on_alive)
 
     def _on_refused(self, error: BackendError) -> None:
-        self._refused = error
+        self._refused = self._refused or error
 
     async def _on_here(self, message: Any) -> None:
         with suppress(FormatError), self._lock:
