@@ -6,15 +6,17 @@ import asyncio
 import json
 import logging
 import os
+import pty
 import re
 import secrets
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -168,6 +170,39 @@ def test_eventchain_fleet_shows_it(fleet: Fleet):
     assert "does not meet its header's target" in liar["shut_out"]
     assert "2 workers" in text
     assert "shut out: counter" in text
+
+
+def test_eventchain_fleet_watches_on_a_terminal(fleet: Fleet):
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (12, 60))
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "eventchain", "fleet", "--watch", "--nats", fleet.server.url],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        env={**os.environ, "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    try:
+        while seen.count(b"2 workers") < 2:  # drawn twice
+            seen += os.read(ours, 65536)
+        os.killpg(watching.pid, signal.SIGINT)
+        with suppress(OSError):  # the other end is closed
+            while more := os.read(ours, 65536):
+                seen += more
+        assert watching.wait(30) == 130
+    finally:
+        watching.kill()
+        watching.wait()
+        os.close(ours)
+    before, _, after = seen.decode().partition("\x1b[?1049l")  # the screen as it was
+    assert before.count("\x1b[?1049h") == 1
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", after).splitlines()
+    assert lines[0].startswith("2 workers, ")
+    assert lines[1].startswith("worker ")
+    assert {line.split()[0] for line in lines[2:4]} == {worker.said[0]["worker"] for worker in fleet.workers}
+    assert lines[-1] == "interrupted"
+    assert max(map(len, lines)) <= 60
+    assert "Traceback" not in after
 
 
 # -- workers that are killed, lie, hide, steal
