@@ -15,10 +15,11 @@ from urllib.request import urlopen
 
 class NatsServer:
     """A nats-server with JetStream on a free port. ``options``: more of its command line; not ``healthy``: do
-    not wait until it is, as in a cluster it is not without the others."""
+    not wait until it is, as in a cluster it is not without the others; not ``jetstream``: as the file of its
+    configuration says."""
 
-    def __init__(self, folder: Path, *options: str, healthy: bool = True) -> None:
-        self._folder, self._options = folder, options
+    def __init__(self, folder: Path, *options: str, healthy: bool = True, jetstream: bool = True) -> None:
+        self._folder, self._options, self._jetstream = folder, options, jetstream
         self._ports = folder / "ports"
         self._ports.mkdir(exist_ok=True)
         self._log = folder / "nats.log"
@@ -36,9 +37,7 @@ class NatsServer:
             str(port),
             "-m",
             "-1",
-            "-js",
-            "-sd",
-            self._folder / "jetstream",
+            *(("-js", "-sd", self._folder / "jetstream") if self._jetstream else ()),
             *self._options,
         ]
         self._process = subprocess.Popen(

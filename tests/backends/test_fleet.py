@@ -29,7 +29,16 @@ from eventchain_fleet import FleetBackend
 from eventchain_fleet.connection import Login, this_host, worker_subject
 from eventchain_fleet.messages import Shut
 from eventchain_fleet.watch import Watch
-from fleet_hosts import Fleet, Rogue, WorkerProcess, find_nothing, fleet_in, keep_silent, lie
+from fleet_hosts import (
+    Fleet,
+    Rogue,
+    WorkerProcess,
+    documented,
+    find_nothing,
+    fleet_in,
+    keep_silent,
+    lie,
+)
 from nats_server import NatsServer
 
 from eventchain.assembly import open_chain
@@ -456,13 +465,6 @@ def test_a_worker_that_cannot_start_says_why(monkeypatch, options, said):
 # -- logins, and a cluster, as docs/fleet.md has them
 
 
-def documented(containing: str) -> str:
-    page = (Path(__file__).parents[2] / "docs" / "fleet.md").read_text("utf-8")
-    blocks = re.findall(r"^```nats\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    (block,) = (block for block in blocks if containing in block)
-    return block
-
-
 def nkey(file: Path) -> str:
     """A new seed in the file; returns its public key."""
     seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
@@ -471,7 +473,7 @@ def nkey(file: Path) -> str:
 
 
 def test_the_documented_logins_are_enough_and_no_more(tmp_path):
-    configuration = documented("WORKER").replace("web7", this_host())
+    configuration = documented("{ nkey: COORDINATOR }").replace("web7", this_host())
     for name in ("COORDINATOR", "WORKER", "WATCHER"):
         configuration = configuration.replace(name, nkey(tmp_path / name))
     (tmp_path / "nats.conf").write_text(configuration)
