@@ -235,8 +235,9 @@ def collect_some(engine: Engine, count: int) -> int:
 
 
 @pytest.mark.parametrize("answer", [lie, keep_silent], ids=lambda answer: answer.__name__)
-def test_rogues_among_the_workers_stop_nothing(fleet: Fleet, answer, caplog):
+def test_rogues_among_the_workers_stop_nothing(fleet: Fleet, answer, caplog, monkeypatch):
     """In the very queue that the others pull from: whatever it is given is lost there."""
+    monkeypatch.setattr("eventchain_fleet.coordinator.LEASE_SECONDS", 5.0)
     backend = fleet.open()
     classes = {q.size_class for q in backend._coordinator._roster.queues.values() if q.devices}
     rogues = [
@@ -362,7 +363,8 @@ def test_this_host_mines_while_there_is_no_worker(tmp_path, caplog):
         assert "the fleet has a worker again" in caplog.text
 
 
-def test_without_anybody_it_says_so(tmp_path):
+def test_without_anybody_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("eventchain_fleet.coordinator.FIRST_WORKER_SECONDS", 0.5)
     with fleet_in(tmp_path, 0) as fleet, pytest.raises(BackendError, match="no worker of workers") as said:
         fleet.open()
     assert "eventchain worker" in said.value.hint
