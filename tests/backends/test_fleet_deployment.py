@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import socket
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -28,9 +29,10 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def here(configuration: str, folder: Path, leaves: int) -> str:
-    """With files of the test, this machine's name, and the one port that a leaf can connect to."""
-    configuration = re.sub(r"n\d\.example\.com:7422", f"127.0.0.1:{leaves}", configuration)
+def here(configuration: str, folder: Path, leaves: Sequence[int]) -> str:
+    """With files of the test, this machine's name, and the ports that a leaf can connect to."""
+    for number, port in enumerate(leaves, 1):
+        configuration = configuration.replace(f"n{number}.example.com:7422", f"127.0.0.1:{port}")
     configuration = re.sub(r"/etc/nats/(n1|eu1)\.", f"{folder}/server.", configuration)
     return configuration.replace("/etc/nats/ca.pem", f"{folder}/ca.pem").replace("web7", this_host())
 
@@ -44,7 +46,8 @@ def test_workers_at_a_leaf_mine_for_a_coordinator_at_a_cluster(tmp_path, monkeyp
         "{ nkey: COORDINATOR }", "{ nkey: COORDINATOR }\n" + documented("nkey: LEAF,")
     )
     node, leaf = documented("server_name: n1"), documented("server_name: eu1")
-    *routes, leaves = free_ports(4)
+    ports = free_ports(6)
+    routes, leaves = ports[:3], ports[3:]
     accounts = accounts.removeprefix("jetstream: enabled\n")  # which the node's own file has
     for name, key in seeds.items():
         known = re.compile(rf"nkey: {name}\b")
@@ -61,13 +64,13 @@ def test_workers_at_a_leaf_mine_for_a_coordinator_at_a_cluster(tmp_path, monkeyp
 
     with ExitStack() as stack:
         nodes = []
-        for number, port in enumerate(routes, 1):
+        for number, (port, leaf_port) in enumerate(zip(routes, leaves, strict=True), 1):
             others = ", ".join(f"nats-route://127.0.0.1:{other}" for other in routes if other != port)
             own = re.sub(r"routes: \[.*\]", f"routes: [{others}]", node)
             own = own.replace("server_name: n1", f"server_name: n{number}")
             own = own.replace("/var/lib/nats", f"{tmp_path}/n{number}")
             own = own.replace("0.0.0.0:6222", f"127.0.0.1:{port}")
-            own = own.replace("0.0.0.0:7422", f"127.0.0.1:{leaves if number == 1 else -1}")
+            own = own.replace("0.0.0.0:7422", f"127.0.0.1:{leaf_port}")
             nodes.append(started(f"n{number}", own))
         for one in nodes:
             one.wait_until_healthy()
