@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -96,6 +97,14 @@ def fleet_in(folder: Path, workers: int = 1, *options: str) -> Iterator[Fleet]:
         yield fleet
     finally:
         fleet.close()
+
+
+def documented(containing: str) -> str:
+    """The one NATS configuration in docs/fleet.md that has this in it."""
+    page = (Path(__file__).parents[1] / "docs" / "fleet.md").read_text("utf-8")
+    blocks = re.findall(r"^```nats\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (block,) = (block for block in blocks if containing in block)
+    return block
 
 
 Answer = Callable[[Piece], bytes | None]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
 
 class NatsServer:
     """A nats-server with JetStream on a free port. ``options``: more of its command line; not ``healthy``: do
-    not wait until it is, as in a cluster it is not without the others."""
+    not wait until it is, as in a cluster it is not without the others; not ``jetstream``: as the file of its
+    configuration says."""
 
-    def __init__(self, folder: Path, *options: str, healthy: bool = True) -> None:
-        self._folder, self._options = folder, options
+    def __init__(self, folder: Path, *options: str, healthy: bool = True, jetstream: bool = True) -> None:
+        self._folder, self._options, self._jetstream = folder, options, jetstream
         self._ports = folder / "ports"
         self._ports.mkdir(exist_ok=True)
         self._log = folder / "nats.log"
@@ -34,9 +37,7 @@ class NatsServer:
             str(port),
             "-m",
             "-1",
-            "-js",
-            "-sd",
-            self._folder / "jetstream",
+            *(("-js", "-sd", self._folder / "jetstream") if self._jetstream else ()),
             *self._options,
         ]
         self._process = subprocess.Popen(
@@ -63,6 +64,22 @@ class NatsServer:
             time.sleep(0.05)
         raise AssertionError(self._log.read_text())
 
+    def reload(self) -> None:
+        """Read the configuration file again."""
+        self._process.send_signal(signal.SIGHUP)
+
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+@contextmanager
+def configured(folder: Path, configuration: str, *options: str) -> Iterator[NatsServer]:
+    """With this configuration file, ``nats.conf`` in the folder, which is made."""
+    folder.mkdir(exist_ok=True)
+    (folder / "nats.conf").write_text(configuration)
+    server = NatsServer(folder, "-c", str(folder / "nats.conf"), *options)
+    try:
+        yield server
+    finally:
+        server.kill()

@@ -8,13 +8,12 @@ import re
 import secrets
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from eventchain.errors import BackendError, ConfigError
+from eventchain.nats import Client, ServerURL, check_credentials, check_seed, explained, parse_servers
 
 ROOT = "eventchain.fleet"
 OVER, ALIVE = f"{ROOT}.over", f"{ROOT}.alive"
@@ -33,6 +32,8 @@ class Login:
     nats: one URL or several with commas between them, ``nats://`` or ``tls://``
     creds, nkey: a credentials file, or a file with an nkey's seed
     tls_ca, tls_cert, tls_key: PEM files: whom to trust, and this side's certificate and key
+
+    Raises ConfigError for what cannot be.
     """
 
     nats: str
@@ -43,80 +44,119 @@ class Login:
     tls_key: str | None = None
 
     def __post_init__(self) -> None:
-        for url in self.servers:
-            if urlsplit(url).scheme not in {"nats", "tls"} or not urlsplit(url).hostname:
-                raise ConfigError(
-                    f"{without_password(url)!r} is no NATS server", hint="write nats://host:4222"
-                )
+        parse_servers(self.nats)
         if self.creds and self.nkey:
             raise ConfigError("both a credentials file and an nkey are given", hint="give one of them")
         if self.tls_key and not self.tls_cert:
             raise ConfigError("a TLS key is given without its certificate", hint="give tls_cert too")
-        for file in (self.creds, self.nkey, self.tls_ca, self.tls_cert, self.tls_key):
-            if file and not Path(file).is_file():
-                raise ConfigError(f"there is no file {file}", hint="it is needed to log in to NATS")
+        self.read()
 
-    @property
-    def servers(self) -> list[str]:
-        return [url.strip() for url in self.nats.split(",")]
-
-    def tls(self) -> ssl.SSLContext | None:
+    def read(self) -> ssl.SSLContext | None:
+        """Look at the files, which are read anew for every login: keys and certificates are renewed while a
+        worker runs for months. Returns how to set up TLS, None where no file says. Raises ConfigError."""
+        if self.creds:
+            check_credentials(self.creds)
+        if self.nkey:
+            check_seed(self.nkey)
         if not (self.tls_ca or self.tls_cert):
             return None
+        files = self.tls_ca
         try:
             context = ssl.create_default_context(cafile=self.tls_ca)
             if self.tls_cert:
-                context.load_cert_chain(self.tls_cert, self.tls_key)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"TLS cannot be set up: {error}", hint="the files are PEM") from error
+                files = " and ".join(filter(None, (self.tls_cert, self.tls_key)))
+                context.load_cert_chain(self.tls_cert, self.tls_key, password="")  # not asked on a terminal
+        except OSError as error:  # ssl's own as well
+            reason = getattr(error, "reason", error.strerror) or "not read as PEM"
+            raise ConfigError(
+                f"TLS cannot be set up with {files}: {reason.replace('_', ' ').lower()}",
+                hint="files are PEM, a key is not encrypted, and a certificate is the one of its key",
+            ) from None
         return context
 
-    async def connect(self, name: str, on_reconnect: Callable[[], Awaitable[None]] | None = None) -> Any:
+    async def connect(
+        self,
+        name: str,
+        on_reconnect: Callable[[], Awaitable[None]] | None = None,
+        on_refused: Callable[[BackendError], None] | None = None,
+    ) -> Any:
         """A connection that comes back by itself for as long as it is needed. Its inboxes are named after
-        ``name``, so that a server can keep workers out of each other's.
+        ``name``, so that a server can keep workers out of each other's. ``on_refused`` is told what the login
+        does not allow.
 
         Raises BackendError where no server answers or lets us in, ConfigError where the library is missing.
         """
+        urls = parse_servers(self.nats)
+        client = Client(*urls, prepare=self.read)
+        events = _Events(client, urls, on_reconnect, on_refused)
+        opening = client.open(
+            name=name, user_credentials=self.creds, nkeys_seed=self.nkey,
+            inbox_prefix=f"_INBOX.{token(name)}", allow_reconnect=True, max_reconnect_attempts=-1,
+            connect_timeout=int(CONNECT_SECONDS), reconnect_time_wait=RECONNECT_SECONDS, ping_interval=5,
+            max_outstanding_pings=2, error_cb=events.on_error, reconnected_cb=events.on_return,
+        )  # fmt: skip
         try:
-            import nats
+            await _unless(events.hopeless, opening, events.failures)
         except ImportError as error:
             raise ConfigError(
-                f"the fleet needs a library: {error}", hint="pip install 'nats-py[nkeys]'"
+                f"this login needs a library: {error}", hint="pip install 'nats-py[nkeys]'"
             ) from None
-        where = ", ".join(map(without_password, self.servers))
-        errors: list[Exception] = []
-        hopeless = asyncio.Event()
+        except Exception as error:  # nats-py's own, OSError, ssl's and those of nkeys; it may show a password
+            raise _failure(error, urls) from None
+        events.standing = True
+        return client
 
-        async def note(error: Exception) -> None:
-            logger.info("NATS: %s", str(error) or type(error).__name__)
-            if not hopeless.is_set():  # only what comes before the first connection is of use
-                errors.append(error)
-            if len(errors) >= len(self.servers):
-                hopeless.set()
 
-        try:
-            connection = nats.connect(
-                self.servers, name=name, tls=self.tls(), user_credentials=self.creds, nkeys_seed=self.nkey,
-                inbox_prefix=f"_INBOX.{token(name)}", allow_reconnect=True, max_reconnect_attempts=-1,
-                connect_timeout=int(CONNECT_SECONDS), reconnect_time_wait=RECONNECT_SECONDS, ping_interval=5,
-                max_outstanding_pings=2, error_cb=note, reconnected_cb=on_reconnect,
-            )  # fmt: skip
-            return await _unless(hopeless, connection, errors)
-        except ImportError as error:
-            raise ConfigError(f"this login needs a library: {error}", hint="pip install nkeys") from None
-        except ConfigError:
-            raise
-        except Exception as error:  # nats-py raises its own errors, OSError, ssl's and those of nkeys
-            reason = str(error) or type(error).__name__
-            raise BackendError(
-                f"NATS at {where}: {reason}", hint="is nats-server there, and are name and key right?"
-            ) from error
+class _Events:
+    """Of a connection. ``failures``: until it is ``standing``; from then on they are logged, each once until
+    NATS is there again. ``hopeless``: every server has failed."""
+
+    def __init__(
+        self,
+        client: Client,
+        urls: Sequence[ServerURL],
+        on_reconnect: Callable[[], Awaitable[None]] | None,
+        on_refused: Callable[[BackendError], None] | None,
+    ) -> None:
+        self.standing = False
+        self.failures: list[Exception] = []
+        self.hopeless = asyncio.Event()
+        self._client, self._urls = client, urls
+        self._on_reconnect, self._on_refused = on_reconnect, on_refused
+        self._logged: set[str] = set()
+
+    async def on_error(self, error: Exception) -> None:
+        if not self.standing:
+            self.failures.append(error)
+            if self._client.has_tried_all:
+                self.hopeless.set()
+            return
+        failure = _failure(error, self._urls)
+        if "permissions violation" in failure.message.lower() and self._on_refused is not None:
+            self._on_refused(failure)
+        elif failure.message not in self._logged:
+            self._logged.add(failure.message)
+            logger.warning("%s", failure.message)
+
+    async def on_return(self) -> None:
+        self._logged.clear()
+        logger.warning("NATS is there again")
+        if self._on_reconnect is not None:
+            await self._on_reconnect()
+
+
+def _failure(error: Exception, urls: Sequence[ServerURL]) -> BackendError:
+    message, hint = explained(error, *urls)
+    return BackendError(
+        f"NATS at {message}", hint=hint or "is nats-server there, and are name and port right?"
+    )
 
 
 async def _unless(
-    hopeless: asyncio.Event, connection: Coroutine[Any, Any, Any], errors: list[Exception]
-) -> Any:
-    """The connection, unless every server has refused it or none answers: nats-py would go on trying."""
+    hopeless: asyncio.Event, connection: Coroutine[Any, Any, None], failures: list[Exception]
+) -> None:
+    """Wait for the connection, unless every server has refused it or none answers: nats-py would go on
+    trying."""
     connecting, giving_up = asyncio.create_task(connection), asyncio.create_task(hopeless.wait())
     await asyncio.wait({connecting, giving_up}, timeout=CONNECT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
     giving_up.cancel()
@@ -124,12 +164,8 @@ async def _unless(
         return connecting.result()
     connecting.cancel()
     await asyncio.gather(connecting, return_exceptions=True)
-    raise errors[-1] if errors else TimeoutError("it does not answer")
-
-
-def without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    telling = [one for one in failures if not isinstance(one, ConnectionError)]  # as nats-py adds to another
+    raise next(iter(telling or failures), TimeoutError())
 
 
 # -- names ------------------------------------------------------------------------------------------------

@@ -143,13 +143,13 @@ class Coordinator:
 
     async def _open(self) -> None:
         self._connection = await self._login.connect(
-            f"coordinator-{this_host()}-{os.getpid()}", self._reconnected
+            f"coordinator-{this_host()}-{os.getpid()}", self._reconnected, self._fail
         )
         self._streams = Streams(self._connection, self._groups)
         try:
             await self._streams.prepare()
         except Exception as error:
-            raise BackendError(
+            raise self._failure or BackendError(
                 f"JetStream cannot be used: {error or type(error).__name__}",
                 hint="start nats-server with -js, and let this login make streams (docs/fleet.md)",
             ) from error
@@ -159,6 +159,8 @@ class Coordinator:
         deadline = time.monotonic() + FIRST_WORKER_SECONDS
         while not self._roster.workers and time.monotonic() < deadline and not self._local:
             await asyncio.sleep(0.02)
+        if self._failure is not None:
+            raise self._failure
         if not self._roster.workers and not self._local:
             raise BackendError(
                 f"no worker of {' or '.join(self._groups)} is there",
@@ -178,14 +180,18 @@ class Coordinator:
         async def guarded() -> None:
             try:
                 await work
-            except Exception as error:  # a fault of ours: whoever searches is told
-                self._failure = error
-                for search in self._searches:
-                    search.over.set()
+            except Exception as error:  # a fault of ours
+                self._fail(error)
 
         task = asyncio.create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _fail(self, error: BaseException) -> None:
+        """Whoever searches is told."""
+        self._failure = error
+        for search in self._searches:
+            search.over.set()
 
     async def _reconnected(self) -> None:
         """NATS is back. It may have lost everything, also what it had acknowledged."""
@@ -216,6 +222,8 @@ class Coordinator:
             self._hand_out()
             self._end_if_done(search)
             await search.over.wait()
+            if isinstance(self._failure, BackendError):
+                raise self._failure
             if self._failure is not None:
                 raise BackendError(f"the fleet's coordinator failed: {self._failure!r}") from self._failure
         finally:

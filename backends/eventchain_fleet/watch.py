@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eventchain.errors import FormatError
+from eventchain.errors import BackendError, FormatError
 from eventchain.loop import LoopThread
 from eventchain_fleet.connection import ALIVE, ROOT, Login, this_host, worker_of
 from eventchain_fleet.messages import Alive, Here, Shut
@@ -41,7 +41,8 @@ class Row:
 
 
 class Watch:
-    """Listens until it is closed. Raises BackendError where NATS cannot be reached."""
+    """Listens until it is closed. Raises BackendError where NATS cannot be reached, and later where it does
+    not let this login listen."""
 
     def __init__(self, login: Login) -> None:
         self._lock = threading.Lock()
@@ -49,6 +50,7 @@ class Watch:
         self._shut: dict[tuple[str, str], str] = {}
         self._coordinators: dict[int, tuple[float, Alive]] = {}
         self._connection: Any = None
+        self._refused: BackendError | None = None
         self._thread = LoopThread("fleet")
         try:
             self._thread.call(self._open(login))
@@ -57,10 +59,13 @@ class Watch:
             raise
 
     async def _open(self, login: Login) -> None:
-        self._connection = await login.connect(f"watch-{this_host()}")
+        self._connection = await login.connect(f"watch-{this_host()}", on_refused=self._on_refused)
         await self._connection.subscribe(f"{ROOT}.here.*.*.*", cb=self._on_here)
         await self._connection.subscribe(f"{ROOT}.shut.*.*.*", cb=self._on_shut)
         await self._connection.subscribe(ALIVE, cb=self._on_alive)
+
+    def _on_refused(self, error: BackendError) -> None:
+        self._refused = self._refused or error
 
     async def _on_here(self, message: Any) -> None:
         with suppress(FormatError), self._lock:
@@ -82,6 +87,8 @@ class Watch:
 
     def rows(self) -> list[Row]:
         """Every device of every worker, the fastest first."""
+        if self._refused is not None:
+            raise self._refused
         now = time.monotonic()
         with self._lock:
             for key in [key for key, devices in self._here.items() if _is_old(devices, now)]:

@@ -79,13 +79,13 @@ class Worker:
         self._end: asyncio.Future[None]
 
     def run(self) -> None:
-        """Work until interrupted. Raises BackendError where NATS cannot be reached at the start, when the
-        worker is shut out, and when no device is left."""
+        """Work until interrupted. Raises BackendError where NATS cannot be reached at the start or does not
+        allow what a worker needs, when the worker is shut out, and when no device is left."""
         asyncio.run(self._run())
 
     async def _run(self) -> None:
         self._end = asyncio.get_running_loop().create_future()
-        self.connection = await self._login.connect(this_host(), self._reconnected)
+        self.connection = await self._login.connect(this_host(), self._reconnected, self.end)
         self.jetstream = self.connection.jetstream()
         await self.connection.subscribe(OVER, cb=self._on_over)
         await self.connection.subscribe(ALIVE, cb=self._on_alive)

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from eventchain.cli.common import (
-    about,
-    config_option,
-    console,
-    counted,
-    duration,
-    json_option,
-    note,
-    print_json,
-    printable,
-    quantity,
-)
+from eventchain.cli.common import config_option, console, json_option, note, print_json, printable
+from eventchain.cli.fleet_table import shown
 from eventchain.cli.worker import login_options
 
 if TYPE_CHECKING:
@@ -29,6 +21,7 @@ if TYPE_CHECKING:
 
 LISTEN_SECONDS = 2.5
 """Every worker says that it is there within so long."""
+DRAW_SECONDS = 1.0
 
 
 @click.command("fleet")
@@ -70,15 +63,13 @@ def command(
         if listen:
             port = stack.enter_context(served_pages(fleet, lambda: _health(fleet), listen))
             note(f"listening on port {port}")
+        if watch and not as_json and sys.stdout.isatty():
+            _draw(fleet, config)
         time.sleep(LISTEN_SECONDS)
-        if not watch:
-            _print(fleet, config, as_json)
-        elif as_json or not sys.stdout.isatty():
-            while True:
-                _print(fleet, config, as_json, indent=None)
-                time.sleep(LISTEN_SECONDS)
-        else:
-            _show(fleet, config)
+        _print(fleet, config, as_json, indent=None if watch else 2)
+        while watch:
+            time.sleep(LISTEN_SECONDS)
+            _print(fleet, config, as_json, indent=None)
 
 
 def _health(fleet: Watch) -> tuple[bool, dict[str, Any]]:
@@ -107,48 +98,46 @@ def _hashes_left(config: Any) -> int:
         return trunk.unsealed * work_of(trunk.policy.bits)
 
 
-def _print(fleet: Watch, config: Any, as_json: bool, indent: int | None = 2) -> None:
+def _print(fleet: Watch, config: Any, as_json: bool, indent: int | None) -> None:
     facts = _facts(fleet, config)
     if as_json:
         print_json(facts, indent=indent)
     else:
         screen = console()
-        for part in _table(facts):
-            screen.print(part)
+        screen.print(_cropped(shown(facts, screen.width)))
 
 
-def _show(fleet: Watch, config: Any) -> None:
-    from rich.console import Group
+class _Notices(logging.Handler):
+    """The last thing that was logged: on the screen nothing else may be written."""
+
+    last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.last = f"{time.strftime('%H:%M:%S')} {printable(record.getMessage())}"
+
+
+def _draw(fleet: Watch, config: Any) -> None:
+    """The whole screen, again and again, until interrupted; as it was last it stays."""
     from rich.live import Live
 
-    with Live(console=console(), refresh_per_second=1) as live:
-        while True:
-            live.update(Group(*_table(_facts(fleet, config))))
-            time.sleep(LISTEN_SECONDS)
+    logger = logging.getLogger("eventchain")
+    screen, notices = console(), _Notices()
+    logger.addHandler(notices)
+    lines: list[str] = []
+    try:
+        with Live(console=screen, screen=True, auto_refresh=False) as live:
+            while True:
+                width, height = screen.size
+                lines = shown(_facts(fleet, config), width, height - bool(notices.last))
+                live.update(_cropped([*lines, notices.last] if notices.last else lines), refresh=True)
+                time.sleep(DRAW_SECONDS)
+    finally:
+        logger.removeHandler(notices)
+        screen.print(_cropped(lines))
 
 
-def _table(facts: dict[str, Any]) -> list[Any]:
-    from rich.table import Table
+def _cropped(lines: Sequence[str]) -> Any:
+    """A name from afar may be wider than it has characters."""
+    from rich.text import Text
 
-    table = Table("worker", "group", "device", box=None, pad_edge=False)
-    for heading in ("rate", "pieces", "errors", "last seen"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
-    for row in facts["workers"]:
-        state = "" if row["there"] else "gone"
-        if row["shut_out"] is not None:
-            state = f"shut out: {row['shut_out']}"
-        table.add_row(
-            printable(row["worker"]), printable(row["group"]), printable(row["device"]),
-            quantity(row["rate"], "H/s"), f"{row['pieces']:,}", f"{row['errors']:,}",
-            f"{duration(row['seen'])} ago", printable(state),
-        )  # fmt: skip
-    workers = {row["worker"] for row in facts["workers"] if row["there"]}
-    total = f"{counted(len(workers), 'worker')}, {quantity(facts['rate'], 'H/s')}"
-    coordinators = counted(len(facts["coordinators"]), "coordinator")
-    total += f"; {coordinators}, {counted(facts['pieces_out'], 'piece')} out"
-    if facts["hashes_left"] is not None:
-        left = facts["seconds_left"]
-        total += f"; {quantity(facts['hashes_left'], 'hashes')} to go"
-        total += f", {about(left)}" if left is not None else ""
-    return [table, total] if facts["workers"] else [total]
+    return Text("\n".join(lines), no_wrap=True, overflow="ellipsis")

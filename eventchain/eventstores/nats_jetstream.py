@@ -151,7 +151,8 @@ class JetStreamEventStore:
                 ) from error
             except NATS_ERRORS as error:
                 self._loop.call(self._disconnect())
-                raise StoreError(explained(error, self._server), hint=HINT) from None  # may show a password
+                message, hint = explained(error, self._server)
+                raise StoreError(message, hint=hint or HINT) from None  # it may show a password
 
     async def _disconnect(self) -> None:
         connection, self._connection, self._consumer = self._connection, None, None

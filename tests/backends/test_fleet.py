@@ -6,15 +6,17 @@ import asyncio
 import json
 import logging
 import os
+import pty
 import re
 import secrets
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -27,7 +29,16 @@ from eventchain_fleet import FleetBackend
 from eventchain_fleet.connection import Login, this_host, worker_subject
 from eventchain_fleet.messages import Shut
 from eventchain_fleet.watch import Watch
-from fleet_hosts import Fleet, Rogue, WorkerProcess, find_nothing, fleet_in, keep_silent, lie
+from fleet_hosts import (
+    Fleet,
+    Rogue,
+    WorkerProcess,
+    documented,
+    find_nothing,
+    fleet_in,
+    keep_silent,
+    lie,
+)
 from nats_server import NatsServer
 
 from eventchain.assembly import open_chain
@@ -170,6 +181,39 @@ def test_eventchain_fleet_shows_it(fleet: Fleet):
     assert "shut out: counter" in text
 
 
+def test_eventchain_fleet_watches_on_a_terminal(fleet: Fleet):
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (12, 60))
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "eventchain", "fleet", "--watch", "--nats", fleet.server.url],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        env={**os.environ, "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    try:
+        while seen.count(b"2 workers") < 2:  # drawn twice
+            seen += os.read(ours, 65536)
+        os.killpg(watching.pid, signal.SIGINT)
+        with suppress(OSError):  # the other end is closed
+            while more := os.read(ours, 65536):
+                seen += more
+        assert watching.wait(30) == 130
+    finally:
+        watching.kill()
+        watching.wait()
+        os.close(ours)
+    before, _, after = seen.decode().partition("\x1b[?1049l")  # the screen as it was
+    assert before.count("\x1b[?1049h") == 1
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", after).splitlines()
+    assert lines[0].startswith("2 workers, ")
+    assert lines[1].startswith("worker ")
+    assert {line.split()[0] for line in lines[2:4]} == {worker.said[0]["worker"] for worker in fleet.workers}
+    assert lines[-1] == "interrupted"
+    assert max(map(len, lines)) <= 60
+    assert "Traceback" not in after
+
+
 # -- workers that are killed, lie, hide, steal
 
 
@@ -191,8 +235,9 @@ def collect_some(engine: Engine, count: int) -> int:
 
 
 @pytest.mark.parametrize("answer", [lie, keep_silent], ids=lambda answer: answer.__name__)
-def test_rogues_among_the_workers_stop_nothing(fleet: Fleet, answer, caplog):
+def test_rogues_among_the_workers_stop_nothing(fleet: Fleet, answer, caplog, monkeypatch):
     """In the very queue that the others pull from: whatever it is given is lost there."""
+    monkeypatch.setattr("eventchain_fleet.coordinator.LEASE_SECONDS", 5.0)
     backend = fleet.open()
     classes = {q.size_class for q in backend._coordinator._roster.queues.values() if q.devices}
     rogues = [
@@ -318,7 +363,8 @@ def test_this_host_mines_while_there_is_no_worker(tmp_path, caplog):
         assert "the fleet has a worker again" in caplog.text
 
 
-def test_without_anybody_it_says_so(tmp_path):
+def test_without_anybody_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("eventchain_fleet.coordinator.FIRST_WORKER_SECONDS", 0.5)
     with fleet_in(tmp_path, 0) as fleet, pytest.raises(BackendError, match="no worker of workers") as said:
         fleet.open()
     assert "eventchain worker" in said.value.hint
@@ -331,9 +377,9 @@ def test_without_anybody_it_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"nats": "localhost"}, "'localhost' is no NATS server"),
+        ({"nats": "localhost"}, "no URL of a NATS server"),
         ({"nats": "nats://h:4222", "creds": "a", "nkey": "b"}, "both"),
-        ({"nats": "nats://h:4222", "creds": "/no/such.creds"}, "there is no file /no/such.creds"),
+        ({"nats": "nats://h:4222", "creds": "/no/such.creds"}, "/no/such.creds cannot be read: No such file"),
         ({"nats": "nats://h:4222", "tls_key": "a"}, "without its certificate"),
         ({"nats": "nats://h:4222", "groups": ["a.b"]}, "'a.b' cannot name a group"),
     ],
@@ -402,8 +448,8 @@ def test_a_worker_can_be_stopped_at_any_moment(tmp_path):
     [
         ([], "Name the NATS server"),
         (["--nats", "nats://127.0.0.1:9"], "NATS at nats://127.0.0.1:9"),
-        (["--nats", "http://x"], "no NATS server"),
-        (["--nats", "nats://x:4222", "--creds", "nowhere"], "there is no file nowhere"),
+        (["--nats", "http://x"], "no URL of a NATS server"),
+        (["--nats", "nats://x:4222", "--creds", "nowhere"], "nowhere cannot be read: No such file"),
         (["--nats", "nats://x:4222", "--group", "a b"], "cannot name a group"),
         (["--nats", "nats://x:4222", "--backend", "fleet"], "a backend of its own host"),
     ],
@@ -421,13 +467,6 @@ def test_a_worker_that_cannot_start_says_why(monkeypatch, options, said):
 # -- logins, and a cluster, as docs/fleet.md has them
 
 
-def documented(containing: str) -> str:
-    page = (Path(__file__).parents[2] / "docs" / "fleet.md").read_text("utf-8")
-    blocks = re.findall(r"^```nats\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    (block,) = (block for block in blocks if containing in block)
-    return block
-
-
 def nkey(file: Path) -> str:
     """A new seed in the file; returns its public key."""
     seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
@@ -436,7 +475,7 @@ def nkey(file: Path) -> str:
 
 
 def test_the_documented_logins_are_enough_and_no_more(tmp_path):
-    configuration = documented("WORKER").replace("web7", this_host())
+    configuration = documented("{ nkey: COORDINATOR }").replace("web7", this_host())
     for name in ("COORDINATOR", "WORKER", "WATCHER"):
         configuration = configuration.replace(name, nkey(tmp_path / name))
     (tmp_path / "nats.conf").write_text(configuration)

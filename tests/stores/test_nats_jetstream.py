@@ -16,6 +16,7 @@ import nats
 import pytest
 from click.testing import CliRunner
 from nats.js.api import StreamConfig
+from nats_server import configured
 
 import eventchain
 from eventchain.cli import cli
@@ -275,3 +276,20 @@ def test_sealed_deleted_and_found(server, tmp_path: Path, monkeypatch):
     assert [(one.get("kind"), one.get("position")) for one in findings[:-1] if one.get("kind")] == [
         ("missing", 12)
     ]
+
+
+def test_a_password_has_any_characters_and_is_not_shown(tmp_path):
+    with configured(tmp_path, 'authorization { user: "m:e", password: "p@s/s,%" }\n') as server:
+        url = server.url.replace("//", "//m%3Ae:p%40s%2Fs%2C%25@") + "/ORDERS"
+        with pytest.raises(StoreError, match="there is no stream ORDERS") as caught:
+            JetStreamEventStore(url)
+        assert "p%40s" not in str(caught.value)
+        with pytest.raises(StoreError, match="it does not let us in") as caught:
+            JetStreamEventStore(url.replace("p%40s", "s3cret"))
+        assert "s3cret" not in str(caught.value)
+
+
+def test_credentials_that_are_none_are_refused(server, tmp_path):
+    (tmp_path / "half.creds").write_text("-----BEGIN USER NKEY SEED-----\nSUA\n")
+    with pytest.raises(ConfigError, match="no credentials file"):
+        JetStreamEventStore(f"{server.url}/ORDERS?credentials={tmp_path / 'half.creds'}")

@@ -30,7 +30,8 @@ class NatsSubject:
         try:
             self._loop.run_until_complete(self._publish(json.dumps(mark.as_dict()).encode()))
         except Exception as error:
-            raise StoreError(explained(error, self._server)) from None  # it may show a password
+            message, hint = explained(error, self._server)
+            raise StoreError(message, hint=hint) from None  # it may show a password
 
     async def _publish(self, message: bytes) -> None:
         if self._connection is None:
