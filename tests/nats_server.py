@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -66,3 +67,30 @@ class NatsServer:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+class NatsCluster:
+    """Three nats-servers that replicate among them."""
+
+    def __init__(self, folder: Path) -> None:
+        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+        ports = [one.getsockname()[1] for one in sockets]
+        for one in sockets:
+            one.close()
+        routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
+        self.nodes: dict[str, NatsServer] = {}
+        for number, port in enumerate(ports):
+            name = f"n{number}"
+            (folder / name).mkdir()
+            options = ("-cluster", f"nats://127.0.0.1:{port}", "-routes", routes, "--cluster_name", "fleet")
+            self.nodes[name] = NatsServer(folder / name, *options, "-n", name, healthy=False)
+        for node in self.nodes.values():
+            node.wait_until_healthy()
+
+    @property
+    def url(self) -> str:
+        return ",".join(node.url for node in self.nodes.values())
+
+    def kill(self) -> None:
+        for node in self.nodes.values():
+            node.kill()

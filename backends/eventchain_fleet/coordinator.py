@@ -31,6 +31,7 @@ from eventchain_fleet.connection import (
     OVER,
     ROOT,
     Login,
+    coordinator_subject,
     new_id,
     this_host,
     worker_of,
@@ -60,7 +61,9 @@ SEARCH_SECONDS = 60.0
 header waits longer for what others withhold."""
 FIRST_WORKER_SECONDS = 3.0
 """How long a worker is waited for in the beginning."""
-TURN_SECONDS, ALIVE_SECONDS = 0.25, 1.0
+TURN_SECONDS, ALIVE_SECONDS, LOOK_SECONDS = 0.25, 1.0, 5.0
+"""How often time is seen to pass, everybody is told that the coordinator is there, and streams are looked
+after."""
 MAX_SHARED = 1024
 """Headers of a search that is looked through for what another one has solved."""
 MAX_NAMED = 1000
@@ -155,6 +158,7 @@ class Coordinator:
             ) from error
         await self._connection.subscribe(f"{ROOT}.here.*.*.*", cb=self._on_here)
         await self._connection.subscribe(f"{ROOT}.done.*.*.*", cb=self._on_done)
+        await self._connection.subscribe(coordinator_subject(self._id), cb=self._on_question)
         await self._say_alive()  # workers answer at once
         deadline = time.monotonic() + FIRST_WORKER_SECONDS
         while not self._roster.workers and time.monotonic() < deadline and not self._local:
@@ -192,7 +196,7 @@ class Coordinator:
         self._unsure = True
 
     async def _look_after_streams(self) -> None:
-        """Make streams that are gone, and hand out again what was in them."""
+        """Make streams and consumers that are gone, and hand out again what was in the streams."""
         with suppress(Exception):  # JetStream is not well yet: the next turn tries again
             lost = await self._streams.prepare()
             self._unsure = False
@@ -246,12 +250,12 @@ class Coordinator:
                 queue.fed = self._handed
 
     def _hand_to(self, queue: Queue, now: float) -> bool:
-        """Not more at once than the queue's share of what a search has left, so that a small one is spread
-        over all workers too, and its last pieces end together."""
+        """Not more at once than the queue's share of what is left, so that little is spread over all workers
+        too, and the last pieces end together."""
+        left = sum(search.cutter.hashes_left for search in self._searches)
+        size = queue.size_of(left * self._roster.share_of(queue))
         for search in self._searches:
-            share = search.cutter.hashes_left * self._roster.share_of(queue)
-            part = search.cutter.draw(queue.size_of(share), MAX_HEADERS)
-            if part is not None:
+            if (part := search.cutter.draw(size, MAX_HEADERS)) is not None:
                 queue.out, queue.load = queue.out + 1, queue.load + part.hashes
                 piece = _Piece(search, new_id(), part, queue, now, queue.due(now))
                 search.pieces[piece.token] = piece
@@ -364,6 +368,9 @@ class Coordinator:
 
     # -- workers
 
+    async def _on_question(self, message: Any) -> None:
+        """Whether we are there: who asks is told when we are not."""
+
     async def _on_here(self, message: Any) -> None:
         group, worker = worker_of(message.subject)
         if group not in self._groups:
@@ -380,14 +387,15 @@ class Coordinator:
 
     async def _tend(self) -> None:
         """Time passes: leases end, workers fall silent, searches take too long."""
-        alive_due = 0.0
+        alive_due = look_due = 0.0
         while True:
             now = time.monotonic()
             self._roster.forget_silent(now)
             self._look_after_loneliness(now)
             if self._connection.is_connected:
                 self._end_leases(now)
-                if self._unsure:
+                if self._unsure or now >= look_due:
+                    look_due = now + LOOK_SECONDS
                     await self._look_after_streams()
                 for queue in [one for one in self._roster.queues.values() if one.devices]:
                     await self._streams.prepare_queue(queue)

@@ -23,7 +23,7 @@ MAX_PULLS, MAX_HELD = 16_384, 65_536
 
 
 class Streams:
-    """``ready``: the queues that have a consumer."""
+    """``ready``: the queues that have a consumer, as far as is known."""
 
     def __init__(self, connection: Any, groups: Sequence[str]) -> None:
         self.ready: set[Queue] = set()
@@ -31,8 +31,8 @@ class Streams:
         self._groups = groups
 
     async def prepare(self) -> bool:
-        """Make the streams that are missing. Returns whether one was: then all that was in it is lost. Raises
-        nats-py's errors."""
+        """Make the streams that are missing; each queue's consumer is looked for when it is prepared next.
+        Returns whether a stream was missing: then all that was in it is lost. Raises nats-py's errors."""
         from nats.js.errors import NotFoundError
 
         lost = False
@@ -41,8 +41,8 @@ class Streams:
                 await self._jetstream.stream_info(stream_of(group))
             except NotFoundError:
                 await self._make(group)
-                self.ready = {queue for queue in self.ready if queue.group != group}
                 lost = True
+        self.ready.clear()
         return lost
 
     async def _make(self, group: str) -> None:
