@@ -23,7 +23,7 @@ class FleetDevice:
     slice_seconds = SLICE_SECONDS
 
     def __init__(self, coordinator: Coordinator, lane: int) -> None:
-        self.name = f"fleet, lane {lane}"
+        self.name = f"lane {lane}"
         self._coordinator = coordinator
 
     def search(self, work: Work) -> Solutions:

@@ -81,6 +81,7 @@ class _Search:
     on_lease: int = 0  # of these
     answered: bool = False
     cut: bool = False  # a header may be cut in several pieces
+    twice: bool = False  # a piece may be out twice
 
     def rows_of(self, tags: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Which of its headers have these tags. Searches of many headers share none: the engine gives one
@@ -198,13 +199,13 @@ class Coordinator:
     async def _look_after_streams(self) -> None:
         """Make streams and consumers that are gone, and hand out again what was in the streams."""
         with suppress(Exception):  # JetStream is not well yet: the next turn tries again
-            lost = await self._streams.prepare()
-            self._unsure = False
-            if lost:
+            if await self._streams.prepare():
                 self._take_back_all()
+            self._unsure = False
 
     def _take_back_all(self) -> None:
         for search in self._searches:
+            search.twice = True  # workers still hold some
             for piece in search.pieces.values():
                 self._end_lease(piece)
         for queue in self._roster.queues.values():
@@ -335,7 +336,7 @@ class Coordinator:
         rows = search.cutter.solve(part, solutions)
         if len(rows):
             tags = tags_of(search.cutter.headers[rows])
-            called_off = self._call_off(search) if search.cut else False
+            called_off = self._call_off(search) if search.cut else search.twice
             for other in self._searches:
                 if other is not search and len(same := other.rows_of(tags)):
                     other.cutter.abandon(same)
@@ -398,7 +399,9 @@ class Coordinator:
                     look_due = now + LOOK_SECONDS
                     await self._look_after_streams()
                 for queue in [one for one in self._roster.queues.values() if one.devices]:
-                    await self._streams.prepare_queue(queue)
+                    if await self._streams.prepare_queue(queue):  # all that is not acknowledged comes again
+                        for search in self._searches:
+                            search.twice = True
             self._hand_out()
             if now >= alive_due:
                 alive_due = now + ALIVE_SECONDS

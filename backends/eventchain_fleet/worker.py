@@ -212,7 +212,7 @@ class Unit:
         rate = measure(device, MEASURE_SECONDS) * duty
         self._pace.update(int(rate), 1.0)
         self.size_class = self._wanted_class()
-        self._waiting: asyncio.Queue[tuple[Any, Piece, asyncio.Event]] = asyncio.Queue()
+        self._waiting: asyncio.Queue[tuple[Piece, asyncio.Event]] = asyncio.Queue()
         self._held: dict[int, Any] = {}  # messages that are not acknowledged, by the token of their piece
 
     @property
@@ -267,9 +267,12 @@ class Unit:
             logger.warning("refused: %s", error.message)
             await message.term()
             return
-        taken = asyncio.Event()
+        known = piece.token in self._held  # then JetStream has lost sight of it, and knows it by this message
         self._held[piece.token] = message
-        self._waiting.put_nowait((message, piece, taken))
+        if known:
+            return
+        taken = asyncio.Event()
+        self._waiting.put_nowait((piece, taken))
         await taken.wait()
 
     async def _keep(self) -> None:
@@ -284,7 +287,7 @@ class Unit:
 
     async def _search_all(self) -> None:
         while True:
-            message, piece, taken = await self._waiting.get()
+            piece, taken = await self._waiting.get()
             taken.set()
             if not self._worker.is_void(piece):
                 try:
@@ -292,7 +295,7 @@ class Unit:
                 except Exception as error:  # of a stranger's code
                     await self._set_aside(error)
                     return
-            self._held.pop(piece.token, None)
+            message = self._held.pop(piece.token)
             with suppress(Exception):
                 await message.ack()
 

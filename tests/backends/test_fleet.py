@@ -379,7 +379,7 @@ def test_a_coordinator_is_killed_and_the_next_one_goes_on(fleet: Fleet, tmp_path
     assert shown["hashes_left"] > 0
     done = eventchain(tmp_path, "mine", "--block-events", "1")
     assert done.returncode == 0, done.stderr
-    assert "fleet, lane 1" in done.stderr
+    assert "backend fleet: lane 1" in done.stderr
     with open_chain(file) as chain:
         assert chain.verify().verdict == "clean"
         assert ChainView(chain.store).sealed_height == 60
