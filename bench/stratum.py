@@ -1,6 +1,6 @@
 """What a Stratum server leaves of a miner's own rate: cpuminer mines chains for `eventchain mine`.
 
-    python bench/stratum.py --minerd PATH [--loads 24:100 20:2000 18:10000] [--miners 1 2] [--cores 2]
+    python bench/stratum.py --minerd PATH [--loads 24:40 20:600 18:10000] [--miners 1 2] [--cores 2]
 
 PATH is pooler's `minerd`, built elsewhere. For each load, a difficulty and so many blocks of one event each,
 and each number of miners, which share --cores threads: a new chain is mined to its end with these miners
@@ -122,9 +122,7 @@ def next_sealed(prefix: SealedPrefix) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minerd", type=shlex.split, required=True, metavar="PATH")
-    parser.add_argument(
-        "--loads", nargs="+", default=["24:100", "20:2000", "18:10000"], metavar="BITS:BLOCKS"
-    )
+    parser.add_argument("--loads", nargs="+", default=["24:40", "20:600", "18:10000"], metavar="BITS:BLOCKS")
     parser.add_argument("--miners", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--cores", type=int, default=2)
     options = parser.parse_args()
@@ -148,7 +146,7 @@ def main() -> None:
                 flush=True,
             )
     figures["machine"]["load_after"] = os.getloadavg()[0]
-    write(figures)
+    write(figures, "-".join(map(str, options.miners)) + "-miners")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ from typing import Self
 from eventchain.contracts.backend import Sealed, Task
 from eventchain.errors import BackendError, ConfigError
 from eventchain.urls import address
-from eventchain_stratum.server import BLOCKS_EACH, Server
+from eventchain_stratum.server import MAX_CONNECTIONS, Server
 
 
 class StratumMiner:
     """All miners that connect, as one. It listens while it is used as a context."""
+
+    width = MAX_CONNECTIONS
 
     def __init__(self, host: str, port: int, password: str | None) -> None:
         self.name = f"stratum on [{host}]:{port}" if ":" in host else f"stratum on {host}:{port}"
@@ -24,10 +26,6 @@ class StratumMiner:
     def port(self) -> int:
         """Where it listens, also when the configuration left that to the system."""
         return self._running().port
-
-    @property
-    def width(self) -> int:
-        return BLOCKS_EACH if self._server is None else self._server.width
 
     def mine(self, task: Task) -> Sealed:
         return self._running().mine(task)

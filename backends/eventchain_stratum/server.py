@@ -35,8 +35,6 @@ T = TypeVar("T")
 
 MAX_CONNECTIONS = 512
 """Well below the files that a process may open, which are often 1,024."""
-BLOCKS_EACH = 16
-"""Blocks that are ready for each connection: what it may solve until the engine brings others."""
 MAX_STRANGERS = 64
 """Connections that have not given the password yet; one more, and the oldest of them is closed."""
 LOGIN_SECONDS = 15.0
@@ -140,11 +138,6 @@ class Server:
         self._call(self._begin())
 
     # -- for other threads
-
-    @property
-    def width(self) -> int:
-        """Blocks that the connections can make use of: the engine lays out as many each time."""
-        return BLOCKS_EACH * max(1, len(self._connections))
 
     def mine(self, task: Task) -> Sealed:
         return self._call(self._mine(task))
