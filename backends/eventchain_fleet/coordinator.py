@@ -170,6 +170,7 @@ class Coordinator:
                 hint="start `eventchain worker` on some host, or allow [fleet] fallback",
             )
         self._spawn(self._tend())
+        self._spawn(self._look_after_streams())
         for device in self._local:
             self._spawn(self._search_here(device))
 
@@ -197,11 +198,24 @@ class Coordinator:
         self._unsure = True
 
     async def _look_after_streams(self) -> None:
-        """Make streams and consumers that are gone, and hand out again what was in the streams."""
-        with suppress(Exception):  # JetStream is not well yet: the next turn tries again
-            if await self._streams.prepare():
-                self._take_back_all()
-            self._unsure = False
+        """Make streams and consumers that are gone, and hand out again what was in the streams. JetStream may
+        take its time to answer: nobody waits for this."""
+        due = 0.0
+        while True:
+            now = time.monotonic()
+            if self._connection.is_connected:
+                if self._unsure or now >= due:
+                    due = now + LOOK_SECONDS
+                    with suppress(Exception):  # it is not well yet: the next turn tries again
+                        if await self._streams.prepare():
+                            self._take_back_all()
+                        self._unsure = False
+                for queue in [one for one in self._roster.queues.values() if one.devices]:
+                    if await self._streams.prepare_queue(queue):  # all that is not acknowledged comes again
+                        for search in self._searches:
+                            search.twice = True
+                self._hand_out()
+            await asyncio.sleep(TURN_SECONDS)
 
     def _take_back_all(self) -> None:
         for search in self._searches:
@@ -388,20 +402,13 @@ class Coordinator:
 
     async def _tend(self) -> None:
         """Time passes: leases end, workers fall silent, searches take too long."""
-        alive_due = look_due = 0.0
+        alive_due = 0.0
         while True:
             now = time.monotonic()
             self._roster.forget_silent(now)
             self._look_after_loneliness(now)
             if self._connection.is_connected:
                 self._end_leases(now)
-                if self._unsure or now >= look_due:
-                    look_due = now + LOOK_SECONDS
-                    await self._look_after_streams()
-                for queue in [one for one in self._roster.queues.values() if one.devices]:
-                    if await self._streams.prepare_queue(queue):  # all that is not acknowledged comes again
-                        for search in self._searches:
-                            search.twice = True
             self._hand_out()
             if now >= alive_due:
                 alive_due = now + ALIVE_SECONDS
