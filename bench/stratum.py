@@ -101,7 +101,7 @@ def mined(minerd: list[str], difficulty: float, blocks: int, miners: int, cores:
                     process.wait()
         eventchain(folder, "verify")
     counts = headers["nonce"].astype(">u4").view("<u4")  # it counts with the bytes of a nonce reversed
-    tried = float((counts.astype(np.int64) % (2**32 // threads) + 1).sum()) * threads
+    tried = float((counts.astype(np.int64) % ((2**32 - 1) // threads) + 1).sum()) * threads
     return {
         "blocks": last - first, "seconds": seconds,
         "expected": (last - first) * work_of(bits_for_difficulty(difficulty)) / seconds,
