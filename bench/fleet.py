@@ -13,10 +13,12 @@ up counts in both.
 The peer and limit is the sum of the workers' own rates: as many processes with the same throttled device,
 each searching for itself with an engine of its own, before and after each pair of loads.
 
-Then 10,000 headers again, with something killed by kill -9 once a third of the time is over and started anew:
-the time that it costs is that run's time less one without a kill. A killed worker or coordinator is replaced
-at once; NATS is away for a second and comes back empty. Then with three workers in ten that lie. Last, what a
-piece costs a coordinator in CPU time, with workers that answer at once: this bounds the size of a fleet.
+Then 10,000 headers again, with something killed by kill -9 or lost once a third of the time is over: the
+time that it costs is that run's time less one without, measured before and after. A killed worker or
+coordinator is replaced at once; NATS is away for a second and comes back empty, or loses all messages while a
+worker dies that held some, or the consumer, or the stream; of a cluster of three, the stream's leader or a
+follower stays away. Then with three workers in ten that lie, beside the others alone. Last, what a piece
+costs a coordinator in CPU time, with workers that answer at once: this bounds the size of a fleet.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ sys.path.append(str(ROOT / "tests"))  # its server, and its workers that do not 
 EASY = 10_000
 HARD = 200
 DOWN_SECONDS = 1.0
+STREAM = "EVENTCHAIN_FLEET_workers"
 
 
 class Throttled:
@@ -158,14 +161,15 @@ def search_alone(rate: float, counter: Path, seconds: float) -> None:
 
 
 class Bench:
-    """A NATS server, a proxy and workers, as processes."""
+    """A NATS server or a cluster of three, a proxy where there is a delay, and workers, as processes."""
 
-    def __init__(self, folder: Path, workers: int, rate: float, delay: float) -> None:
-        from nats_server import NatsServer
+    def __init__(self, folder: Path, workers: int, rate: float, delay: float, cluster: bool) -> None:
+        from nats_server import NatsCluster, NatsServer
 
         self._context = get_context("spawn")
         self.folder, self._rate = folder, rate
-        self.server = NatsServer(folder)
+        self.server: Any = NatsCluster(folder) if cluster else NatsServer(folder)
+        self._down: Any = None  # the node that was killed
         self._at = self.server.url
         self._proxy: SpawnProcess | None = None
         if delay:
@@ -198,6 +202,19 @@ class Bench:
         solved = self.folder / "solved"
         return self.start(coordinate, self.server.url, count, difficulty, solved, seconds)
 
+    def kill_node(self, *, leading: bool) -> None:
+        """The one that leads the stream, or another."""
+        info = asyncio.run(with_jetstream(self, lambda jetstream: jetstream.stream_info(STREAM)))
+        name = next(name for name in self.server.nodes if (name == info.cluster.leader) == leading)
+        self._down = self.server.nodes[name]
+        self._down.kill()
+
+    def mend(self) -> None:
+        """Start it again."""
+        if self._down is not None:
+            self._down.start(self._down.port)
+            self._down = None
+
     def forget(self) -> None:
         (self.folder / "solved").unlink(missing_ok=True)
 
@@ -213,9 +230,9 @@ def total_of(counters: list[Path]) -> int:
 
 
 @contextmanager
-def bench(workers: int, rate: float, delay: float = 0.0) -> Iterator[Bench]:
+def bench(workers: int, rate: float, delay: float = 0.0, *, cluster: bool = False) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        one = Bench(Path(folder), workers, rate, delay)
+        one = Bench(Path(folder), workers, rate, delay, cluster)
         try:
             yield one
         finally:
@@ -240,7 +257,7 @@ def hard_rate(one: Bench, seconds: float) -> float:
 def easy_seconds(
     one: Bench,
     difficulty: float,
-    upset: Callable[[SpawnProcess], SpawnProcess] | None = None,
+    upset: Callable[[Bench, SpawnProcess], SpawnProcess] | None = None,
     after: float = 0.0,
 ) -> float:
     """How long 10,000 headers take, from the first piece that is searched; ``upset`` does something to it all
@@ -253,7 +270,7 @@ def easy_seconds(
     began = time.monotonic()
     if upset is not None:
         time.sleep(after)
-        process = upset(process)
+        process = upset(one, process)
     process.join()
     return time.monotonic() - began
 
@@ -298,57 +315,109 @@ def efficiencies(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def kills(options: argparse.Namespace) -> dict[str, float]:
-    def worker(one: Bench) -> Callable[[SpawnProcess], SpawnProcess]:
-        def upset(coordinator: SpawnProcess) -> SpawnProcess:
-            one.workers[0].kill()
-            one.hire()
-            return coordinator
+Upset = Callable[[Bench, SpawnProcess], SpawnProcess]
 
-        return upset
 
-    def coordinator(one: Bench) -> Callable[[SpawnProcess], SpawnProcess]:
-        def upset(coordinator: SpawnProcess) -> SpawnProcess:
-            coordinator.kill()
-            coordinator.join()
-            return one.coordinator(EASY, options.difficulty)
+def replace_worker(one: Bench, coordinator: SpawnProcess) -> SpawnProcess:
+    one.workers[0].kill()
+    one.hire()
+    return coordinator
 
-        return upset
 
-    def nats(one: Bench) -> Callable[[SpawnProcess], SpawnProcess]:
-        def upset(coordinator: SpawnProcess) -> SpawnProcess:
-            one.server.kill()
-            time.sleep(DOWN_SECONDS)
-            one.server.start(one.server.port)
-            return coordinator
+def restart_nats(one: Bench, coordinator: SpawnProcess) -> SpawnProcess:
+    one.server.kill()
+    time.sleep(DOWN_SECONDS)
+    one.server.start(one.server.port)
+    return coordinator
 
-        return upset
 
+def lose_messages(one: Bench, coordinator: SpawnProcess) -> SpawnProcess:
+    asyncio.run(with_jetstream(one, lambda jetstream: jetstream.purge_stream(STREAM)))
+    return replace_worker(one, coordinator)  # what it held is nowhere now
+
+
+def lose_consumer(one: Bench, coordinator: SpawnProcess) -> SpawnProcess:
+    async def delete(jetstream: Any) -> None:
+        for consumer in await jetstream.consumers_info(STREAM):
+            await jetstream.delete_consumer(STREAM, consumer.name)
+
+    asyncio.run(with_jetstream(one, delete))
+    return coordinator
+
+
+def lose_stream(one: Bench, coordinator: SpawnProcess) -> SpawnProcess:
+    asyncio.run(with_jetstream(one, lambda jetstream: jetstream.delete_stream(STREAM)))
+    return coordinator
+
+
+def kill_leader(one: Bench, coordinator: SpawnProcess) -> SpawnProcess:
+    one.kill_node(leading=True)
+    return coordinator
+
+
+def kill_follower(one: Bench, coordinator: SpawnProcess) -> SpawnProcess:
+    one.kill_node(leading=False)
+    return coordinator
+
+
+async def with_jetstream(one: Bench, do: Callable[[Any], Any]) -> Any:
+    import nats
+
+    connection = await nats.connect(one.server.url.split(","))
+    try:
+        return await do(connection.jetstream())
+    finally:
+        await connection.close()
+
+
+def kills(options: argparse.Namespace) -> dict[str, Any]:
+    def replace_coordinator(one: Bench, coordinator: SpawnProcess) -> SpawnProcess:
+        coordinator.kill()
+        coordinator.join()
+        return one.coordinator(EASY, options.difficulty)
+
+    upsets: dict[str, Upset] = {
+        "a worker": replace_worker,
+        "the coordinator": replace_coordinator,
+        "NATS": restart_nats,
+        "a worker and all messages": lose_messages,
+        "the consumer": lose_consumer,
+        "the stream": lose_stream,
+    }
+    return seconds_lost(options, upsets)
+
+
+def nodes(options: argparse.Namespace) -> dict[str, Any]:
+    return seconds_lost(options, {"the leader": kill_leader, "a follower": kill_follower}, cluster=True)
+
+
+def seconds_lost(
+    options: argparse.Namespace, upsets: dict[str, Upset], *, cluster: bool = False
+) -> dict[str, Any]:
     expected = EASY * work_of(bits_for_difficulty(options.difficulty)) / options.workers / options.rate
-    with bench(options.workers, options.rate) as one:
+    with bench(options.workers, options.rate, cluster=cluster) as one:
         undisturbed = [easy_seconds(one, options.difficulty)]
         upset = {}
-        for name, what in (("a worker", worker), ("the coordinator", coordinator), ("NATS", nats)):
-            upset[name] = easy_seconds(one, options.difficulty, what(one), expected / 3)
+        for name, what in upsets.items():
+            upset[name] = easy_seconds(one, options.difficulty, what, expected / 3)
+            one.mend()
         undisturbed.append(easy_seconds(one, options.difficulty))
     usual = statistics.mean(undisturbed)
     lost = {name: seconds - usual for name, seconds in upset.items()}
     print(f"undisturbed: {usual:.1f} s for {EASY:,} headers ({', '.join(f'{s:.1f}' for s in undisturbed)})")
     for name, seconds in lost.items():
-        print(f"kill -9 of {name}: {seconds:+.1f} s", flush=True)
-    return {"undisturbed": usual, "undisturbed_runs": undisturbed} | {
-        f"lost by {n}": s for n, s in lost.items()
-    }
+        print(f"without {name}: {seconds:+.1f} s", flush=True)
+    return {"undisturbed": usual, "undisturbed_runs": undisturbed, "lost": lost}
 
 
 def liars(options: argparse.Namespace) -> dict[str, float]:
-    """The rate that honest workers come to with three liars in ten."""
+    """The rate that honest workers come to with three liars beside them, and without, before and after."""
     from fleet_hosts import Rogue, lie
 
     honest, lying = 7, 3
-    total = honest * options.rate
     size_class = round(np.log2(2 * options.rate))
     with bench(honest, options.rate) as one:
+        alone = [easy_seconds(one, options.difficulty)]
         rogues = [
             Rogue(one.server.url, lie, size_class=size_class, name=f"liar.{number}")
             for number in range(lying)
@@ -357,12 +426,16 @@ def liars(options: argparse.Namespace) -> dict[str, float]:
         pieces = sum(rogue.pieces for rogue in rogues)
         for rogue in rogues:
             rogue.close()
-    share = EASY * work_of(bits_for_difficulty(options.difficulty)) / seconds / total
+        alone.append(easy_seconds(one, options.difficulty))
+    share = statistics.mean(alone) / seconds
     print(
-        f"{lying} of {honest + lying} lie: {share:6.1%} of the honest ones' rate; "
+        f"{lying} of {honest + lying} lie: {share:6.1%} of the honest ones' rate without them; "
         f"the liars took {pieces} pieces"
     )
-    return {"share_of_the_honest": share, "pieces_taken_by_liars": pieces}
+    return {
+        "seconds": seconds, "seconds_without_liars": alone,
+        "share_of_the_honest": share, "pieces_taken_by_liars": pieces,
+    }  # fmt: skip
 
 
 def answer_at_once(url: str, counter: Path, number: int) -> None:
@@ -421,7 +494,8 @@ def main() -> None:
     parser.add_argument("--difficulty", type=float, default=16)
     parser.add_argument("--seconds", type=float, default=45.0, help="on the hard header")
     parser.add_argument("--delays", type=int, nargs="+", default=[0, 50, 200], metavar="MS")
-    parser.add_argument("--only", default="", metavar="WORD", help="efficiency, kills, liars or pieces")
+    parser.add_argument("--only", default="", metavar="WORD",
+                        help="efficiency, kills, nodes, liars or pieces")  # fmt: skip
     options = parser.parse_args()
     figures = heading("fleet") | {
         "workers": options.workers, "rate_of_each": options.rate, "difficulty": options.difficulty,
@@ -430,6 +504,8 @@ def main() -> None:
         figures["efficiency"] = efficiencies(options)
     if options.only in {"", "kills"}:
         figures["kills"] = kills(options)
+    if options.only in {"", "nodes"}:
+        figures["nodes"] = nodes(options)
     if options.only in {"", "liars"}:
         figures["liars"] = liars(options)
     if options.only in {"", "pieces"}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -73,6 +74,30 @@ class NatsServer:
         self._process.wait()
 
 
+class NatsCluster:
+    """Three nats-servers that replicate among them."""
+
+    def __init__(self, folder: Path) -> None:
+        ports = free_ports(3)
+        routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
+        self.nodes: dict[str, NatsServer] = {}
+        for number, port in enumerate(ports):
+            name = f"n{number}"
+            (folder / name).mkdir()
+            options = ("-cluster", f"nats://127.0.0.1:{port}", "-routes", routes, "--cluster_name", "fleet")
+            self.nodes[name] = NatsServer(folder / name, *options, "-n", name, healthy=False)
+        for node in self.nodes.values():
+            node.wait_until_healthy()
+
+    @property
+    def url(self) -> str:
+        return ",".join(node.url for node in self.nodes.values())
+
+    def kill(self) -> None:
+        for node in self.nodes.values():
+            node.kill()
+
+
 @contextmanager
 def configured(folder: Path, configuration: str, *options: str) -> Iterator[NatsServer]:
     """With this configuration file, ``nats.conf`` in the folder, which is made."""
@@ -83,3 +108,12 @@ def configured(folder: Path, configuration: str, *options: str) -> Iterator[Nats
         yield server
     finally:
         server.kill()
+
+
+def free_ports(count: int) -> list[int]:
+    """They may be taken until they are used: only where a server must know them before it starts."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports

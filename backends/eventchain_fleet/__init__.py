@@ -11,7 +11,7 @@ from eventchain.mining.backends import choose
 from eventchain_fleet.connection import DEFAULT_GROUP, Login, check_group
 from eventchain_fleet.coordinator import Coordinator
 
-LANES = 3
+LANES = 9
 """Searches at once: while one waits for its last pieces, the others keep the workers busy."""
 SLICE_SECONDS = 9.0
 """Of a search, while others run beside it: some pieces for each worker."""
@@ -23,7 +23,7 @@ class FleetDevice:
     slice_seconds = SLICE_SECONDS
 
     def __init__(self, coordinator: Coordinator, lane: int) -> None:
-        self.name = f"fleet, lane {lane}"
+        self.name = f"lane {lane}"
         self._coordinator = coordinator
 
     def search(self, work: Work) -> Solutions:

@@ -211,6 +211,11 @@ def worker_subject(kind: str, group: str, worker: str) -> str:
     return f"{ROOT}.{kind}.{group}.{worker}"
 
 
+def coordinator_subject(coordinator: int) -> str:
+    """A coordinator listens there and says nothing: NATS tells who asks at once when nobody is there."""
+    return f"{ROOT}.there.{coordinator:016x}"
+
+
 def worker_of(subject: str) -> tuple[str, str]:
     """Group and worker of such a subject."""
     _, _, _, group, host, number = subject.split(".")

@@ -31,6 +31,7 @@ from eventchain_fleet.connection import (
     OVER,
     ROOT,
     Login,
+    coordinator_subject,
     new_id,
     this_host,
     worker_of,
@@ -60,7 +61,9 @@ SEARCH_SECONDS = 60.0
 header waits longer for what others withhold."""
 FIRST_WORKER_SECONDS = 3.0
 """How long a worker is waited for in the beginning."""
-TURN_SECONDS, ALIVE_SECONDS = 0.25, 1.0
+TURN_SECONDS, ALIVE_SECONDS, LOOK_SECONDS = 0.25, 1.0, 5.0
+"""How often time is seen to pass, everybody is told that the coordinator is there, and streams are looked
+after."""
 MAX_SHARED = 1024
 """Headers of a search that is looked through for what another one has solved."""
 MAX_NAMED = 1000
@@ -78,6 +81,7 @@ class _Search:
     on_lease: int = 0  # of these
     answered: bool = False
     cut: bool = False  # a header may be cut in several pieces
+    twice: bool = False  # a piece may be out twice
 
     def rows_of(self, tags: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Which of its headers have these tags. Searches of many headers share none: the engine gives one
@@ -155,6 +159,7 @@ class Coordinator:
             ) from error
         await self._connection.subscribe(f"{ROOT}.here.*.*.*", cb=self._on_here)
         await self._connection.subscribe(f"{ROOT}.done.*.*.*", cb=self._on_done)
+        await self._connection.subscribe(coordinator_subject(self._id), cb=self._on_question)
         await self._say_alive()  # workers answer at once
         deadline = time.monotonic() + FIRST_WORKER_SECONDS
         while not self._roster.workers and time.monotonic() < deadline and not self._local:
@@ -167,6 +172,7 @@ class Coordinator:
                 hint="start `eventchain worker` on some host, or allow [fleet] fallback",
             )
         self._spawn(self._tend())
+        self._spawn(self._look_after_streams())
         for device in self._local:
             self._spawn(self._search_here(device))
 
@@ -198,15 +204,28 @@ class Coordinator:
         self._unsure = True
 
     async def _look_after_streams(self) -> None:
-        """Make streams that are gone, and hand out again what was in them."""
-        with suppress(Exception):  # JetStream is not well yet: the next turn tries again
-            lost = await self._streams.prepare()
-            self._unsure = False
-            if lost:
-                self._take_back_all()
+        """Make streams and consumers that are gone, and hand out again what was in the streams. JetStream may
+        take its time to answer: nobody waits for this."""
+        due = 0.0
+        while True:
+            now = time.monotonic()
+            if self._connection.is_connected:
+                if self._unsure or now >= due:
+                    due = now + LOOK_SECONDS
+                    with suppress(Exception):  # it is not well yet: the next turn tries again
+                        if await self._streams.prepare():
+                            self._take_back_all()
+                        self._unsure = False
+                for queue in [one for one in self._roster.queues.values() if one.devices]:
+                    if await self._streams.prepare_queue(queue):  # all that is not acknowledged comes again
+                        for search in self._searches:
+                            search.twice = True
+                self._hand_out()
+            await asyncio.sleep(TURN_SECONDS)
 
     def _take_back_all(self) -> None:
         for search in self._searches:
+            search.twice = True  # workers still hold some
             for piece in search.pieces.values():
                 self._end_lease(piece)
         for queue in self._roster.queues.values():
@@ -254,12 +273,12 @@ class Coordinator:
                 queue.fed = self._handed
 
     def _hand_to(self, queue: Queue, now: float) -> bool:
-        """Not more at once than the queue's share of what a search has left, so that a small one is spread
-        over all workers too, and its last pieces end together."""
+        """Not more at once than the queue's share of what is left, so that little is spread over all workers
+        too, and the last pieces end together."""
+        left = sum(search.cutter.hashes_left for search in self._searches)
+        size = queue.size_of(left * self._roster.share_of(queue))
         for search in self._searches:
-            share = search.cutter.hashes_left * self._roster.share_of(queue)
-            part = search.cutter.draw(queue.size_of(share), MAX_HEADERS)
-            if part is not None:
+            if (part := search.cutter.draw(size, MAX_HEADERS)) is not None:
                 queue.out, queue.load = queue.out + 1, queue.load + part.hashes
                 piece = _Piece(search, new_id(), part, queue, now, queue.due(now))
                 search.pieces[piece.token] = piece
@@ -339,7 +358,7 @@ class Coordinator:
         rows = search.cutter.solve(part, solutions)
         if len(rows):
             tags = tags_of(search.cutter.headers[rows])
-            called_off = self._call_off(search) if search.cut else False
+            called_off = self._call_off(search) if search.cut else search.twice
             for other in self._searches:
                 if other is not search and len(same := other.rows_of(tags)):
                     other.cutter.abandon(same)
@@ -372,6 +391,9 @@ class Coordinator:
 
     # -- workers
 
+    async def _on_question(self, message: Any) -> None:
+        """Whether we are there: who asks is told when we are not."""
+
     async def _on_here(self, message: Any) -> None:
         group, worker = worker_of(message.subject)
         if group not in self._groups:
@@ -395,10 +417,6 @@ class Coordinator:
             self._look_after_loneliness(now)
             if self._connection.is_connected:
                 self._end_leases(now)
-                if self._unsure:
-                    await self._look_after_streams()
-                for queue in [one for one in self._roster.queues.values() if one.devices]:
-                    await self._streams.prepare_queue(queue)
             self._hand_out()
             if now >= alive_due:
                 alive_due = now + ALIVE_SECONDS

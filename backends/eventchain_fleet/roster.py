@@ -19,7 +19,7 @@ MAX_WORKERS, MAX_DEVICES = 20_000, 64
 MAX_SHUT = 20_000
 DEPTH = 3
 """Pieces that are out for each device: one is searched, one lies ready there, one is on its way."""
-FIRST_WINDOW, RECENT_SECONDS = 4, 10.0
+FIRST_WINDOW, RECENT_SECONDS = 16, 10.0
 """Pieces that are out for a queue are at most this many more than it answered in the last seconds."""
 PIECE_SECONDS = 2.0
 """What a piece takes a device of the queue's size class."""

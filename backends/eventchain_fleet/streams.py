@@ -23,7 +23,7 @@ MAX_PULLS, MAX_HELD = 16_384, 65_536
 
 
 class Streams:
-    """``ready``: the queues that have a consumer."""
+    """``ready``: the queues that have a consumer, as far as is known."""
 
     def __init__(self, connection: Any, groups: Sequence[str]) -> None:
         self.ready: set[Queue] = set()
@@ -31,8 +31,8 @@ class Streams:
         self._groups = groups
 
     async def prepare(self) -> bool:
-        """Make the streams that are missing. Returns whether one was: then all that was in it is lost. Raises
-        nats-py's errors."""
+        """Make the streams that are missing; each queue's consumer is looked for when it is prepared next.
+        Returns whether a stream was missing: then all that was in it is lost. Raises nats-py's errors."""
         from nats.js.errors import NotFoundError
 
         lost = False
@@ -41,8 +41,8 @@ class Streams:
                 await self._jetstream.stream_info(stream_of(group))
             except NotFoundError:
                 await self._make(group)
-                self.ready = {queue for queue in self.ready if queue.group != group}
                 lost = True
+        self.ready.clear()
         return lost
 
     async def _make(self, group: str) -> None:
@@ -61,27 +61,39 @@ class Streams:
                 if replicas == 1:
                     raise
 
-    async def prepare_queue(self, queue: Queue) -> None:
-        """Make its consumer, unless it has one or JetStream is not well: then the next call tries again."""
-        from nats.js.api import AckPolicy, ConsumerConfig
+    async def prepare_queue(self, queue: Queue) -> bool:
+        """Make its consumer where it is missing. Returns whether it was; nothing while JetStream is not well:
+        then the next call tries again."""
+        from nats.js.errors import NotFoundError
 
         if queue in self.ready:
-            return
-        config = ConsumerConfig(
-            durable_name=consumer_of(queue.size_class),
-            filter_subject=work_subject(queue.group, queue.size_class),
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=ACK_SECONDS,
-            max_deliver=MAX_DELIVERIES,
-            max_ack_pending=MAX_HELD,
-            max_waiting=MAX_PULLS,
-            mem_storage=True,
-        )
+            return False
+        missing = False
         with suppress(Exception):
-            await self._jetstream.add_consumer(stream_of(queue.group), config)
+            try:
+                await self._jetstream.consumer_info(stream_of(queue.group), consumer_of(queue.size_class))
+            except NotFoundError:
+                missing = True
+                await self._jetstream.add_consumer(stream_of(queue.group), _consumer(queue))
             self.ready.add(queue)
+        return missing
 
     async def publish(self, queue: Queue, message: bytes) -> None:
         """Returns when JetStream has it. Raises nats-py's errors."""
         subject = work_subject(queue.group, queue.size_class)
         await self._jetstream.publish(subject, message, timeout=TIMEOUT, stream=stream_of(queue.group))
+
+
+def _consumer(queue: Queue) -> Any:
+    from nats.js.api import AckPolicy, ConsumerConfig
+
+    return ConsumerConfig(
+        durable_name=consumer_of(queue.size_class),
+        filter_subject=work_subject(queue.group, queue.size_class),
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=ACK_SECONDS,
+        max_deliver=MAX_DELIVERIES,
+        max_ack_pending=MAX_HELD,
+        max_waiting=MAX_PULLS,
+        mem_storage=True,
+    )

@@ -27,6 +27,7 @@ from eventchain_fleet.connection import (
     OVER,
     Login,
     consumer_of,
+    coordinator_subject,
     new_id,
     stream_of,
     this_host,
@@ -48,6 +49,8 @@ PULL_SECONDS = 2.0
 RETRY_SECONDS = 0.5
 SILENT_SECONDS = 5.0
 """Pieces of a coordinator that was not heard of for so long are let go."""
+ASK_SECONDS = 1.0
+"""How long NATS has to say that nobody listens where a coordinator should."""
 REMEMBERED = 4096
 """Searches that are over and coordinators that a worker keeps in mind, of each."""
 MAX_REMEMBERED_TAGS = 65_536
@@ -76,6 +79,7 @@ class Worker:
         self._over: OrderedDict[int, None] = OrderedDict()  # searches, oldest first
         self._solved: OrderedDict[int, set[int]] = OrderedDict()  # headers of a search, by tag
         self._heard: OrderedDict[int, float] = OrderedDict()  # coordinators, and when
+        self._asking: asyncio.Task[None] | None = None
         self._end: asyncio.Future[None]
 
     def run(self) -> None:
@@ -143,6 +147,23 @@ class Worker:
             _remember(self._heard, coordinator, time.monotonic())
             if news:
                 await self.say_here()
+                self._asking = asyncio.create_task(self._ask_for_all_but(coordinator))
+
+    async def _ask_for_all_but(self, coordinator: int) -> None:
+        """A new coordinator often stands in for one that died: what that one asked for is let go at once."""
+        from nats.errors import NoRespondersError
+
+        async def ask(other: int) -> None:
+            try:
+                await self.connection.request(coordinator_subject(other), timeout=ASK_SECONDS)
+            except NoRespondersError:
+                self._heard[other] = -math.inf  # until it is heard again
+            except Exception as error:  # it is there, since nobody says that it is not
+                logger.debug("coordinator %016x: %s", other, str(error) or type(error).__name__)
+
+        recently = time.monotonic() - SILENT_SECONDS
+        others = [one for one, when in self._heard.items() if one != coordinator and when >= recently]
+        await asyncio.gather(*map(ask, others))
 
     async def _on_over(self, message: Any) -> None:
         with suppress(FormatError):
@@ -191,7 +212,7 @@ class Unit:
         rate = measure(device, MEASURE_SECONDS) * duty
         self._pace.update(int(rate), 1.0)
         self.size_class = self._wanted_class()
-        self._waiting: asyncio.Queue[tuple[Any, Piece, asyncio.Event]] = asyncio.Queue()
+        self._waiting: asyncio.Queue[tuple[Piece, asyncio.Event]] = asyncio.Queue()
         self._held: dict[int, Any] = {}  # messages that are not acknowledged, by the token of their piece
 
     @property
@@ -246,9 +267,12 @@ class Unit:
             logger.warning("refused: %s", error.message)
             await message.term()
             return
-        taken = asyncio.Event()
+        known = piece.token in self._held  # then JetStream has lost sight of it, and knows it by this message
         self._held[piece.token] = message
-        self._waiting.put_nowait((message, piece, taken))
+        if known:
+            return
+        taken = asyncio.Event()
+        self._waiting.put_nowait((piece, taken))
         await taken.wait()
 
     async def _keep(self) -> None:
@@ -263,7 +287,7 @@ class Unit:
 
     async def _search_all(self) -> None:
         while True:
-            message, piece, taken = await self._waiting.get()
+            piece, taken = await self._waiting.get()
             taken.set()
             if not self._worker.is_void(piece):
                 try:
@@ -271,7 +295,7 @@ class Unit:
                 except Exception as error:  # of a stranger's code
                     await self._set_aside(error)
                     return
-            self._held.pop(piece.token, None)
+            message = self._held.pop(piece.token)
             with suppress(Exception):
                 await message.ack()
 

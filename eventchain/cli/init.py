@@ -104,7 +104,7 @@ def command(
     from eventchain.formats.header import bits_for_difficulty, work_of
     from eventchain.formats.manifest import check_origin
     from eventchain.formats.policy import Policy
-    from eventchain.mining.backends import AUTO, choose, measure
+    from eventchain.mining.backends import AUTO, choose, measure_all
     from eventchain.urls import without_password
 
     if config_file.exists() or config_file.is_symlink():
@@ -143,7 +143,7 @@ def command(
         undo.callback(getattr(chain_store, "discard", lambda: None))
         choice = choose(backend or AUTO, device)
         announce(choice)
-        rate = sum(measure(one, MEASURE_SECONDS / len(choice.devices)) for one in choice.devices)
+        rate = measure_all(choice.devices, MEASURE_SECONDS)
         hashes = work_of(bits)
         cost = f"{quantity(hashes)} hashes a block, {about(hashes / rate)} on this host"
         _announce_cost(cost, hashes / rate, rate)

@@ -152,13 +152,13 @@ def _expected_seconds(plan: RemovalPlan) -> dict[str, float]:
     from math import log2
 
     from eventchain.errors import BackendError, ConfigError
-    from eventchain.mining.backends import available, choose, measure
+    from eventchain.mining.backends import available, choose, measure_all
 
     difficulty = log2(max(1, plan.hashes / plan.to_mine))
     found = {}
     for name in available():
         try:
-            rate = sum(measure(one, MEASURED, difficulty=difficulty) for one in choose(name, None).devices)
+            rate = measure_all(choose(name, None).devices, MEASURED, difficulty=difficulty)
         except (BackendError, ConfigError):
             continue
         found[name] = plan.hashes / rate

@@ -164,11 +164,11 @@ def _waiting(fence: FenceState) -> str:
 def _measured(chain: Chain, backend: str | None, device: str | None) -> float | None:
     """This host's hashes a second, None (and a notice) where nothing can mine."""
     from eventchain.errors import BackendError
-    from eventchain.mining.backends import measure
+    from eventchain.mining.backends import measure_all
 
     try:
         choice = chain.choose(backend, device)
-        return sum(measure(one, MEASURE_SECONDS / len(choice.devices)) for one in choice.devices)
+        return measure_all(choice.devices, MEASURE_SECONDS)
     except BackendError as error:
         note(f"this host's speed is not known: {error.message}")
         return None

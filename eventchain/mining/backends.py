@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -302,6 +303,15 @@ def measure(device: Device | Miner, seconds: float = 1.0, *, difficulty: float |
         else:
             hashes, spent = hashes + checked.hashes, spent + elapsed
     return hashes / spent
+
+
+def measure_all(
+    devices: Sequence[Device | Miner], seconds: float = 1.0, *, difficulty: float | None = None
+) -> float:
+    """Hashes a second of devices that work at the same time, as a fleet's searches do, which share workers.
+    See :func:`measure`, also for what is raised."""
+    with ThreadPoolExecutor(len(devices)) as pool:
+        return sum(pool.map(lambda one: measure(one, seconds, difficulty=difficulty), devices))
 
 
 def _load(budget: float, difficulty: float | None) -> Work:

@@ -23,8 +23,8 @@ from eventchain.formats.header import HEADER, MAX_EXTRANONCE, merkle_root, work_
 
 PATIENCE = 4
 """An easy header is given this multiple of its expected hashes at a time: 98 in 100 are solved then."""
-FIRST_BUDGET = 2**16
-"""Hashes in a device's first slice, before anything is known of its speed."""
+FIRST_RATE = 2**18
+"""Hashes a second, by which a device's first slice is cut, before anything is known of its speed."""
 GROWTH = 8
 """A slice is at most this much larger than the one before."""
 ROLLS = 16
@@ -92,7 +92,7 @@ class Pace:
     the one before it."""
 
     def __init__(self, slice_seconds: float) -> None:
-        self.budget = float(FIRST_BUDGET)
+        self.budget = FIRST_RATE * slice_seconds
         self._slice_seconds = slice_seconds
         self._hashes = self._seconds = 0.0
 

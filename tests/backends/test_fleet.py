@@ -10,7 +10,6 @@ import pty
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import termios
@@ -39,7 +38,7 @@ from fleet_hosts import (
     keep_silent,
     lie,
 )
-from nats_server import NatsServer
+from nats_server import NatsCluster, NatsServer
 
 from eventchain.assembly import open_chain
 from eventchain.chain.view import ChainView
@@ -426,7 +425,7 @@ def test_a_coordinator_is_killed_and_the_next_one_goes_on(fleet: Fleet, tmp_path
     assert shown["hashes_left"] > 0
     done = eventchain(tmp_path, "mine", "--block-events", "1")
     assert done.returncode == 0, done.stderr
-    assert "fleet, lane 1" in done.stderr
+    assert "backend fleet: lane 1" in done.stderr
     with open_chain(file) as chain:
         assert chain.verify().verdict == "clean"
         assert ChainView(chain.store).sealed_height == 60
@@ -532,48 +531,28 @@ async def _refused(url: str, seed: Path) -> list[str]:
     return [one for one in said if "permissions violation" in one.lower()]
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def test_a_node_of_a_cluster_of_three_is_killed(tmp_path):
-    ports = free_ports(3)
-    routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
-    nodes = []
-    for number, port in enumerate(ports):
-        folder = tmp_path / f"n{number}"
-        folder.mkdir()
-        options = ("-cluster", f"nats://127.0.0.1:{port}", "-routes", routes, "--cluster_name", "fleet")
-        nodes.append(NatsServer(folder, *options, "-n", f"n{number}", healthy=False))
-    for node in nodes:
-        node.wait_until_healthy()
-    urls = ",".join(node.url for node in nodes)
-    worker = WorkerProcess(urls).ready()
+    cluster = NatsCluster(tmp_path)
+    worker = WorkerProcess(cluster.url).ready()
     try:
-        backend = open_backend("fleet", {"nats": urls})
+        backend = open_backend("fleet", {"nats": cluster.url})
         with Engine(backend.devices) as engine:
             submit(engine, 60, 16)
             collect_some(engine, 1)
-            info = asyncio.run(_stream(nodes[0].url))
+            info = asyncio.run(_stream(cluster.url))
             assert len(info.cluster.replicas) == 2
-            leader = next(node for number, node in enumerate(nodes) if info.cluster.leader == f"n{number}")
-            leader.kill()
+            cluster.nodes[info.cluster.leader].kill()
             while engine.outstanding:
                 engine.collect(0.5)
             assert not engine.benched
         backend.close()  # type: ignore[attr-defined]
     finally:
         worker.kill()
-        for node in nodes:
-            node.kill()
+        cluster.kill()
 
 
 async def _stream(url: str):
-    connection = await nats.connect(url)
+    connection = await nats.connect(url.split(","))
     info = await connection.jetstream().stream_info("EVENTCHAIN_FLEET_workers")
     await connection.close()
     return info

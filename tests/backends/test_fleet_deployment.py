@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,20 +12,12 @@ import numpy as np
 from eventchain_fleet.connection import this_host
 from fleet_hosts import WorkerProcess, documented
 from nats_logins import Authority, Nkey
-from nats_server import NatsServer
+from nats_server import NatsServer, free_ports
 
 from eventchain.contracts.backend import Work
 from eventchain.formats.header import HEADER, bits_for_difficulty
 from eventchain.mining.backends import open_backend
 from eventchain.mining.check import check
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def here(configuration: str, folder: Path, leaves: Sequence[int]) -> str:

@@ -116,7 +116,7 @@ def test_a_queue_is_given_more_only_as_it_answers():
 
 def test_a_queue_that_does_not_answer_is_asked_ever_more_rarely():
     queue = Queue("workers", 30)
-    queue.devices = 5
+    queue.devices = 10
     queue.answered(2.0**25, 0.0)
     queue.missed(0.0, 10.0)  # something else was answered since
     assert queue.has_room(10.0)

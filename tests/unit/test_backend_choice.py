@@ -7,6 +7,7 @@ import importlib
 import itertools
 import subprocess
 import sys
+import threading
 from importlib.metadata import EntryPoint, EntryPoints
 
 import numpy as np
@@ -19,6 +20,7 @@ from eventchain.mining.backends import (
     available,
     choose,
     measure,
+    measure_all,
     open_backend,
     select,
     self_test,
@@ -220,6 +222,20 @@ def test_a_faulty_device_fails_and_is_named(reference, faulty):
 @pytest.mark.parametrize("difficulty", [None, 0, 8, 30])
 def test_measure_tells_the_speed(reference, difficulty):
     assert 10_000 < measure(reference, 0.05, difficulty=difficulty) < 50_000_000
+
+
+def test_all_are_measured_at_the_same_time(reference):
+    """What they share counts once."""
+    together = threading.Barrier(2)
+
+    class Waiting:
+        name = "one of two"
+
+        def search(self, work: Work) -> Solutions:
+            together.wait(10)
+            return reference.search(work)
+
+    assert measure_all([Waiting(), Waiting()], 1e-9) > 0
 
 
 def test_measure_names_a_device_that_fails(reference):

@@ -20,8 +20,9 @@ from eventchain.formats.header import (
     merkle_root,
     work_of,
 )
-from eventchain.mining.schedule import FIRST_BUDGET, MAX_HEADERS, PATIENCE, Schedule, Slice
+from eventchain.mining.schedule import FIRST_RATE, MAX_HEADERS, PATIENCE, Schedule, Slice
 
+FIRST_BUDGET = FIRST_RATE // 4  # for a quarter of a second
 NOW = 1_800_000_000
 NOTHING = np.empty(0, np.uint32)
 
