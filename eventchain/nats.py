@@ -21,6 +21,7 @@ try:
 except ImportError as error:
     raise ConfigError(f"NATS needs a library: {error}", hint="pip install nats-py") from None
 
+WANTED = "it may want a certificate of its own CA: --tls-cert and --tls-key; its log says why"
 FORM = "write it as nats://localhost:4222, or tls://; in a password %XX stands for other characters"
 _SEED = rb"SU[A-Z2-7]{56}"
 _CREDENTIALS = re.compile(
@@ -136,11 +137,10 @@ def _explained(error: BaseException) -> tuple[str, str]:
     if isinstance(error, ssl.SSLError):
         said = (error.reason or str(error)).replace("_", " ").lower()
         if "alert" in said:  # what the other side says
-            return (
-                f"the server refuses TLS with us: {said}",
-                "it may want a certificate of its own CA: --tls-cert and --tls-key",
-            )
+            return f"the server refuses TLS with us: {said}", WANTED
         return f"TLS fails: {said}", "does the server speak TLS there?"
+    if isinstance(error, ConnectionResetError | BrokenPipeError):  # its alert may be lost on the way
+        return "the server ends the connection", WANTED
     if isinstance(error, NoTLSError):
         return str(error), "write nats:// and no TLS files, if it may be in the clear"
     said = str(error).removeprefix("nats: ").strip("'") or "it does not answer"
