@@ -211,7 +211,8 @@ class Client(_NatsClient):  # type: ignore[misc]  # nats-py has no types
                 self.options["tls"] = context
             await super()._process_connect_init()
         except BaseException as error:
-            self._transport.close()  # as nats-py does not
+            # nats-py leaves it open, and closing would wait for an answer where it is TLS
+            self._transport._io_writer.transport.abort()
             if isinstance(error, ConfigError):
                 raise errors.Error(str(error)) from None  # the kind that does not end its attempts
             raise

@@ -162,8 +162,11 @@ async def _unless(
     giving_up.cancel()
     if connecting.done():
         return connecting.result()
-    connecting.cancel()
-    await asyncio.gather(connecting, return_exceptions=True)
+    while not connecting.done():  # Python 3.11's wait_for may swallow it
+        connecting.cancel()
+        await asyncio.wait({connecting}, timeout=1)
+    if not connecting.cancelled() and connecting.exception() is None:
+        return None  # at the last moment
     telling = [one for one in failures if not isinstance(one, ConnectionError)]  # as nats-py adds to another
     raise next(iter(telling or failures), TimeoutError())
 
