@@ -8,7 +8,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -54,8 +54,11 @@ class Server:
         segments are the administrator's."""
         self.execute("CHECKPOINT")
         (folder,) = self.execute("SHOW data_directory")[0]
-        files = [f for f in Path(folder).rglob("*") if f.is_file() and "pg_wal" not in f.parts]
-        texts = [(file, file.read_bytes()) for file in files]
+        texts = []
+        for file in Path(folder).rglob("*"):
+            with suppress(FileNotFoundError):  # the server's caches of its catalogue come and go
+                if file.is_file() and "pg_wal" not in file.parts:
+                    texts.append((file, file.read_bytes()))
         return [f"{what} in {file}" for what, raw in wanted.items() for file, text in texts if raw in text]
 
     def kill(self) -> None:
