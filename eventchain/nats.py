@@ -126,6 +126,11 @@ def explained(error: BaseException, *urls: ServerURL) -> tuple[str, str]:
     return f"{', '.join(url.shown for url in urls)}: {said}", hint
 
 
+def forbids(said: object) -> bool:
+    """Whether this says that a login may not publish or subscribe to something."""
+    return "permissions violation" in str(said).lower()
+
+
 def _explained(error: BaseException) -> tuple[str, str]:
     if isinstance(error, ssl.SSLCertVerificationError):
         said = f"the server's certificate is not accepted: {error.verify_message.rstrip('.')}"
@@ -144,7 +149,7 @@ def _explained(error: BaseException) -> tuple[str, str]:
     if isinstance(error, NoTLSError):
         return str(error), "write nats:// and no TLS files, if it may be in the clear"
     said = str(error).removeprefix("nats: ").strip("'") or "it does not answer"
-    if "permissions violation" in said.lower():
+    if forbids(error):
         return (
             f"not allowed: {said}",
             "the user's permissions name subjects, and in them this host: docs/fleet.md",
@@ -228,7 +233,7 @@ class Client(_NatsClient):  # type: ignore[misc]  # nats-py has no types
 
     async def _process_err(self, err_msg: str) -> None:
         """nats-py would close the connection for good, also where a login only expired."""
-        if "permissions violation" in err_msg.lower():
+        if forbids(err_msg):
             await super()._process_err(err_msg)
         else:
             error = errors.Error(f"nats: {err_msg}")

@@ -12,11 +12,16 @@ from contextlib import suppress
 from pathlib import Path
 
 
+def command_line(*arguments: str) -> list[str]:
+    """The command line of ``eventchain ARGUMENTS``."""
+    return [sys.executable, "-m", "eventchain", *arguments]
+
+
 def begun(folder: Path, *arguments: str, saying: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     """``eventchain ARGUMENTS``, a process group of its own, once a line on stderr holds one of these words
     and so it is at work; at once, where none are given."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "eventchain", *arguments],
+        command_line(*arguments),
         cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stderr is not None

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from eventchain.errors import BackendError, ConfigError
-from eventchain.nats import Client, ServerURL, check_credentials, check_seed, explained, parse_servers
+from eventchain.nats import (
+    Client,
+    ServerURL,
+    check_credentials,
+    check_seed,
+    explained,
+    forbids,
+    parse_servers,
+)
 
 ROOT = "eventchain.fleet"
 OVER, ALIVE = f"{ROOT}.over", f"{ROOT}.alive"
@@ -132,7 +140,7 @@ class _Events:
                 self.hopeless.set()
             return
         failure = _failure(error, self._urls)
-        if "permissions violation" in failure.message.lower() and self._on_refused is not None:
+        if forbids(error) and self._on_refused is not None:
             self._on_refused(failure)
         elif failure.message not in self._logged:
             self._logged.add(failure.message)

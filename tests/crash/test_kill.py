@@ -7,14 +7,13 @@ process, half its whole process group.
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
-from killing import Killer, begun
+from killing import Killer, begun, command_line
 
 from eventchain.chainstores import open_chain_store
 from eventchain.contracts.chain_store import Blocks
@@ -32,8 +31,8 @@ DIFFICULTY = 15
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    command = [sys.executable, "-m", "eventchain", "init", "--origin", "crash.test/log"]
-    command += ["--difficulty", str(DIFFICULTY), "--backend", "cpu"]
+    how = ("--difficulty", str(DIFFICULTY), "--backend", "cpu")
+    command = command_line("init", "--origin", "crash.test/log", *how)
     subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
     return tmp_path
 

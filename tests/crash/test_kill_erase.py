@@ -6,13 +6,12 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from killing import Killer, begun
+from killing import Killer, begun, command_line
 from oracle import check_chain
 
 from eventchain.chain.feed import sealed_events
@@ -28,17 +27,13 @@ EVENTS = 3000
 EACH = 40
 
 
-def eventchain(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "eventchain", *arguments]
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    init = eventchain("init", "--origin", "crash.test/log", "--difficulty", "12", "--backend", "cpu")
+    init = command_line("init", "--origin", "crash.test/log", "--difficulty", "12", "--backend", "cpu")
     subprocess.run(init, cwd=tmp_path, capture_output=True, check=True)
     with closing(open_event_store(f"sqlite:///{tmp_path}/events.db")) as store:
         store.append("s", -1, [NewEvent(f"e{n}", "t", secret(n), b"") for n in range(EVENTS)])
-    subprocess.run(eventchain("mine", "--backend", "cpu"), cwd=tmp_path, capture_output=True, check=True)
+    subprocess.run(command_line("mine", "--backend", "cpu"), cwd=tmp_path, capture_output=True, check=True)
     return tmp_path
 
 
@@ -88,12 +83,12 @@ def test_a_killed_erasure_is_completed(folder: Path) -> None:
         # All of an erasure or nothing; one whose block was only built is sealed with the next one's.
         assert all(recorded >= set(one) or not recorded & set(one) for one in groups)
         if recorded >= set(group) and chance.random() < 0.5:  # else the next erasure completes it
-            resume = eventchain("erase", "--resume", "--backend", "cpu")
+            resume = command_line("erase", "--resume", "--backend", "cpu")
             subprocess.run(resume, cwd=folder, capture_output=True, check=True)
         gone = recorded
     assert kill.hits, "no kill hit an erasure at work"
     done = subprocess.run(
-        eventchain("erase", "--resume", "--backend", "cpu"), cwd=folder, capture_output=True, check=False
+        command_line("erase", "--resume", "--backend", "cpu"), cwd=folder, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr
     recorded, readable = check(folder)

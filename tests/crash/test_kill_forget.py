@@ -7,12 +7,11 @@ import base64
 import os
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from killing import Killer, begun
+from killing import Killer, begun, command_line
 from oracle import check_chain
 
 from eventchain.assembly import open_chain
@@ -25,8 +24,7 @@ EACH = 60
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "eventchain", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(command_line(*arguments), cwd=folder, capture_output=True, text=True, check=False)
 
 
 def new_wrapping_key(path: Path) -> None:

@@ -6,13 +6,12 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from killing import Killer, begun
+from killing import Killer, begun, command_line
 from oracle import check_chain
 
 from eventchain.chain.feed import sealed_events
@@ -30,8 +29,7 @@ EACH = 20
 
 
 def run(folder: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "eventchain", *arguments]
-    subprocess.run(command, cwd=folder, capture_output=True, check=True)
+    subprocess.run(command_line(*arguments), cwd=folder, capture_output=True, check=True)
 
 
 @pytest.fixture

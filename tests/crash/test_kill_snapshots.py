@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from killing import Killer, begun
+from killing import Killer, begun, command_line
 from oracle import check_chain
 
 import eventchain
@@ -58,8 +58,8 @@ class Slow(Projection[int]):
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "slow_projection", raising=False)
-    command = [sys.executable, "-m", "eventchain", "init", "--origin", ORIGIN, "--difficulty", "14"]
-    subprocess.run([*command, "--backend", "cpu"], capture_output=True, check=True)
+    command = command_line("init", "--origin", ORIGIN, "--difficulty", "14", "--backend", "cpu")
+    subprocess.run(command, capture_output=True, check=True)
     (tmp_path / "slow_projection.py").write_text(SLOW)
     with (tmp_path / "eventchain.toml").open("a") as config:
         config.write(PROJECTIONS)
