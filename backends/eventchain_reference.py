@@ -14,7 +14,7 @@ from eventchain.formats.header import ROLL_MASK, ROLL_SHIFT, target_of
 
 SWITCH_SECONDS = 0.0005
 """How long a search keeps the interpreter from a thread that waits for it. Python's own 5 ms are too long
-here: who writes a thousand rows to a database lets go of the interpreter, and waits for it, a thousand times."""
+here: who writes a thousand rows to a database lets go of the interpreter, and waits, a thousand times."""
 
 
 class ReferenceDevice:

@@ -23,7 +23,6 @@ from eventchain.nats import connect, explained, headers_of, parse_url
 # isort: split
 # Only after ours, which says what to do where the library is missing.
 from nats.errors import Error as NatsError
-from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError, ServiceUnavailableError
 
@@ -175,7 +174,7 @@ class JetStreamEventStore:
         while count < limit and following <= state.last_seq:
             try:
                 messages = await self._consumer.fetch(min(FETCH, limit - count), timeout=FETCH_TIMEOUT)
-            except (NatsTimeout, ServiceUnavailableError):
+            except (TimeoutError, ServiceUnavailableError):  # nats-py raises both its own and asyncio's
                 if await self._is_over(following):
                     break
                 continue
