@@ -69,7 +69,7 @@ block_seconds = 1.0
 # fallback = "cpu"
 
 [stratum]
-# With backend = "stratum" the SHA-256d miners mine that connect there: docs/stratum.md
+# `eventchain stratum`, or backend = "stratum": SHA-256d miners mine that connect there: docs/stratum.md
 # listen = "0.0.0.0:3333"
 # password = "…"
 

@@ -64,7 +64,8 @@ def open_backend(*, listen: str | None = None, password: str | None = None) -> S
     """
     if listen is None:
         raise BackendError(
-            "no address is named", hint='name one in the configuration: [stratum] listen = "0.0.0.0:3333"'
+            "no address to listen on is named",
+            hint='name one in the configuration: [stratum] listen = "0.0.0.0:3333"',
         )
     found = address(listen)
     if found is None or not found[0]:

@@ -241,6 +241,7 @@ class Sealer:
             elif self._unnamed_for(block_seconds):
                 self._name_children()
             elif not news:
+                self._turn(None, 0.0)  # devices may fail before they are given anything
                 self._events.wait(min(pause, max(0.0, arrivals.since + block_seconds - time.monotonic())))
                 pause = min(2 * pause, longest)
             if news or chunk is not None:

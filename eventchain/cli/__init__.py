@@ -40,6 +40,7 @@ COMMANDS = {
     "bench": "bench:command",
     "worker": "worker:command",
     "fleet": "fleet:command",
+    "stratum": "stratum:command",
     "demo": "demo:command",
 }
 """Where each command is: module and name."""

@@ -559,7 +559,7 @@ def test_a_miner_cannot_be_measured():
 
 
 def test_configured_wrongly():
-    with pytest.raises(BackendError, match="no address is named"):
+    with pytest.raises(BackendError, match="no address to listen on is named"):
         open_backend()
     for listen in ("3333", ":3333", "localhost:", "localhost:65536", "localhost:x"):
         with pytest.raises(ConfigError, match="no address to listen on"):
@@ -590,27 +590,89 @@ def eventchain(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def connected(port: int) -> Client:
+    """A miner that has logged in, once the server is there."""
+    deadline = time.monotonic() + 60
+    while True:
+        with suppress(ConnectionError):
+            client = Client(port)
+            assert client.login(PASSWORD) is True
+            return client
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def begin(folder: Path, count: int) -> None:
+    """A chain with a backlog of so many events, and the password in its configuration."""
+    init = ("init", "--difficulty", "10", "--block-events", "5", "--backend", "cpu")
+    assert eventchain(folder, *init).returncode == 0
+    config = folder / "eventchain.toml"
+    config.write_text(config.read_text().replace("[stratum]", f'[stratum]\npassword = "{PASSWORD}"'))
+    more(folder, 0, count)
+
+
+def more(folder: Path, first: int, count: int) -> None:
+    events = [
+        {"specversion": "1.0", "id": f"{n}", "source": f"/shop/{n}", "type": "sold", "data": n}
+        for n in range(first, first + count)
+    ]
+    (folder / "events.jsonl").write_text("".join(json.dumps(one) + "\n" for one in events))
+    assert eventchain(folder, "import", "events.jsonl").returncode == 0
+
+
+def test_the_command_seals_what_arrives(tmp_path):
+    begin(tmp_path, 10)
+    port = free_port()
+    arguments = ["stratum", "--listen", f"127.0.0.1:{port}", "--block-seconds", "0"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "eventchain", *arguments],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        miner = Mining(connected(port))
+        try:
+            more(tmp_path, 10, 10)
+            assert eventchain(tmp_path, "wait", "19").returncode == 0
+        finally:
+            process.terminate()
+            _, log = process.communicate()
+        miner.stop()
+    assert process.returncode == 0, log
+    done = eventchain(tmp_path, "verify")
+    assert done.returncode == 0, done.stdout
+    assert "20 events" in done.stdout
+
+
+def test_the_command_says_where_it_cannot_listen(tmp_path):
+    """Also while there is nothing to mine."""
+    begin(tmp_path, 0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        done = eventchain(tmp_path, "stratum", "--listen", taken)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"cannot listen on {taken}" in done.stderr
+    done = eventchain(tmp_path, "stratum", "--listen", "nonsense")
+    assert done.returncode == 2
+    assert "'nonsense' is no address to listen on" in done.stderr
+    done = eventchain(tmp_path, "stratum")
+    assert done.returncode == 2
+    assert "no address to listen on is named" in done.stderr
+
+
 def test_a_chain_is_mined_also_when_it_is_killed(tmp_path):
     """`eventchain mine` with backend "stratum", killed in the middle; verify is clean in the end."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    assert (
-        eventchain(
-            tmp_path, "init", "--difficulty", "10", "--block-events", "5", "--backend", "cpu"
-        ).returncode
-        == 0
-    )
+    begin(tmp_path, 100)
+    port = free_port()
     config = tmp_path / "eventchain.toml"
     config.write_text(
         config.read_text()
         .replace('backend = "cpu"', 'backend = "stratum"')
-        .replace("[stratum]", f'[stratum]\nlisten = "127.0.0.1:{port}"\npassword = "{PASSWORD}"')
+        .replace("[stratum]", f'[stratum]\nlisten = "127.0.0.1:{port}"')
     )
-    events = [
-        {"specversion": "1.0", "id": f"{n}", "source": "shop", "type": "sold", "data": n} for n in range(100)
-    ]
-    (tmp_path / "events.jsonl").write_text("".join(json.dumps(one) + "\n" for one in events))
-    assert eventchain(tmp_path, "import", "events.jsonl").returncode == 0
 
     def mining() -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -618,18 +680,8 @@ def test_a_chain_is_mined_also_when_it_is_killed(tmp_path):
             cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def connected() -> Client:
-        deadline = time.monotonic() + 60
-        while True:
-            with suppress(ConnectionError):
-                client = Client(port)
-                assert client.login(PASSWORD) is True
-                return client
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
     process = mining()
-    with connected() as client:
+    with connected(port) as client:
         for _ in range(5):
             job = client.job()
             assert client.mine_one() is True
@@ -638,7 +690,7 @@ def test_a_chain_is_mined_also_when_it_is_killed(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     process = mining()
-    miner = Mining(connected())
+    miner = Mining(connected(port))
     stdout, stderr = process.communicate(timeout=60)
     miner.stop()
     assert process.returncode == 0, stderr
