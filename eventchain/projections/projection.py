@@ -192,7 +192,10 @@ def imported(use: str, options: Mapping[str, Any] | None = None) -> Projection[A
         except ProjectionError:
             raise
         except Exception as error:
-            raise ProjectionError(f"{use!r} cannot be made: {type(error).__name__}: {error}") from error
+            raise ProjectionError(
+                f"{use!r} cannot be made: {type(error).__name__}: {error}",
+                hint="it is called with the `options` as keywords, and must give a Projection",
+            ) from error
     if not isinstance(made, Projection):
         raise ProjectionError(
             f"{use!r} is not a projection but a {type(found if made is None else made).__name__}",
