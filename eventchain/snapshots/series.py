@@ -87,15 +87,19 @@ def all_series(store: ChainStore, specs: Mapping[str, Spec]) -> dict[str, Series
     return found
 
 
-def series_named(store: ChainStore, specs: Mapping[str, Spec], name: str) -> Series:
-    """Raises ProjectionError where none of this name is configured."""
-    if name not in specs:
-        known = ", ".join(specs)
-        raise ProjectionError(
-            f"there is no projection {name!r}",
-            hint=f"configured are {known}" if known else "the configuration names one as [projection.NAME]",
-        )
-    return all_series(store, specs)[name]
+def series_named(store: ChainStore, specs: Mapping[str, Spec], *names: str) -> list[Series]:
+    """Those of these names, each once. Raises ProjectionError where none of a name is configured."""
+    for name in names:
+        if name not in specs:
+            known = ", ".join(specs)
+            raise ProjectionError(
+                f"there is no projection {name!r}",
+                hint=f"configured are {known}"
+                if known
+                else "the configuration names one as [projection.NAME]",
+            )
+    found = all_series(store, specs)
+    return [found[name] for name in dict.fromkeys(names)]
 
 
 def branch_of(store: ChainStore, origin: str) -> Branch | None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
+from commands import run
 
 from eventchain.contracts.event_store import NewEvent
 from eventchain.eventstores import open_event_store
@@ -54,12 +56,8 @@ class Folder:
             file.write(CONFIG)
         (path / "mine.py").write_text(CODE)
 
-    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "eventchain", *arguments]
-        done = subprocess.run(command, cwd=self.path, capture_output=True, text=True)
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        return done
+    def run(self, *arguments: str, code: int = 0) -> Result:
+        return run(*arguments, code=code)
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         return json.loads(self.run(*arguments, "--json", code=code).stdout)
@@ -76,7 +74,10 @@ class Folder:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # another test's
     return Folder(tmp_path)
 
 
@@ -89,6 +90,7 @@ def test_mine_takes_what_is_due_and_the_commands_use_it(folder: Folder) -> None:
     assert [(name, row["snapshots"], row["newest"]) for name, row in listed.items()] == [
         ("types", 4, 8), ("even", 0, None), ("history", 2, 6), ("mine", 0, None),
     ]  # fmt: skip
+    assert [row["every"] for row in listed.values()] == ["20 events", "", "2 events", ""]
     rows = folder.json("snapshot", "list", "types")
     assert [(row["height"], row["events"]) for row in rows] == [(2, 20), (4, 40), (6, 60), (8, 80)]
 
@@ -109,6 +111,7 @@ def test_mine_takes_what_is_due_and_the_commands_use_it(folder: Folder) -> None:
     ]
     assert "/t0: 4 to 7\n" in folder.run("snapshot", "diff", "types", "1", "2").stdout
     assert "6 snapshots right, 0 wrong" in folder.run("snapshot", "verify").stdout
+    assert "4 snapshots right, 0 wrong" in folder.run("snapshot", "verify", "types", "types").stdout
 
 
 def test_show_and_prove_what_is_on_a_branch(folder: Folder) -> None:
@@ -140,6 +143,8 @@ def test_take_and_what_one_may_not_take(folder: Folder) -> None:
         (("take", "nothing"), "there is no projection 'nothing'"),
         (("restore", "nothing"), "there is no projection 'nothing'"),
         (("show", "history"), "there is no snapshot of history"),
+        (("show", "even", "--at", "2"), "hint: its first is of block 4"),
+        (("restore", "types", "-o", "nowhere/state"), "cannot write nowhere/state: No such file"),
         (("restore", "types", "--at", "99"), "block 99 of example.com/log is not sealed"),
         (("restore", "types", "--at", "yesterday"), "neither a height nor a time"),
         (("restore", "types", "--at", "1999-01-01"), "had no sealed block yet"),
@@ -147,6 +152,12 @@ def test_take_and_what_one_may_not_take(folder: Folder) -> None:
     ]:
         code = 2 if told else 0
         assert told in folder.run("snapshot", *wrong, code=code).stderr
+    config = folder.path / "eventchain.toml"
+    config.write_text(config.read_text().replace("data.n % 2 == 0", "data.n % == 0"))
+    folder.append(10)
+    failed = folder.run("snapshot", "take", "types", "even", "--backend", "cpu", code=2)
+    assert "projection even: the filter is wrong at line 1, column 10: " in failed.stderr
+    assert "\nhint: it is CEL" in failed.stderr
 
 
 def test_a_projection_that_fails_does_not_stop_sealing(folder: Folder) -> None:
@@ -179,7 +190,8 @@ def test_verify_names_an_altered_state(folder: Folder) -> None:
         connection.execute("UPDATE branch_events SET data = x'7b7d' WHERE position = 1 AND branch = 2")
         connection.commit()
     found = folder.run("snapshot", "verify", "types", code=1)
-    assert "types at block 4: the event at position 1 is not what was sealed" in found.stdout
+    told = "types at block 4: the event at position 1 of example.com/log/types is not what was sealed"
+    assert told in found.stdout
     assert "altered" in folder.run("verify", code=1).stdout
 
 

@@ -235,7 +235,32 @@ def test_a_changed_filter_is_noticed(tmp_path):
     with taking.files.opened() as (store, events):
         restored = taking.chain(store, events).restore("types")
         assert restored.state == {"deposited": 20}
-        assert restored.notice.endswith("it had no filter")
+        assert restored.notice.endswith("it had no filter; all events are replayed")
+
+
+def test_after_a_change_was_taken_back_an_older_snapshot_is_used(tmp_path, monkeypatch):
+    taking = Taking(tmp_path, Spec("all", f"{HERE}:Changing", every=Every(events=10)))
+    taking.seal(0, 40)
+    monkeypatch.setattr(Changing, "token", "2")
+    taking.seal(40, 30)
+    monkeypatch.setattr(Changing, "token", "1")
+    with taking.files.opened() as (store, events):
+        restored = taking.chain(store, events).restore("all")
+        heights = taking.pins("all")
+        assert (restored.state, restored.snapshot.height) == (70, heights[3])
+        assert restored.replayed == 30
+        assert restored.notice == (
+            f"the snapshot of block {heights[-1]} is not used: the projection's code or options changed"
+        )
+    taking.notices.clear()
+    assert taking.seal(70, 10) == 1
+    (notice,) = taking.notices
+    assert notice.endswith("code or options changed")
+    with taking.files.opened() as (store, events):
+        restored = taking.chain(store, events).restore("all")
+        assert (restored.state, restored.replayed, restored.notice) == (80, 0, "")
+        notes = [bool(one.notice) for one in taking.chain(store, events).check_snapshots(["all"])]
+        assert notes == [False] * 4 + [True] * 3 + [False]
 
 
 def test_a_branch_of_another_parent_is_not_gone_on_with(tmp_path):
@@ -311,10 +336,10 @@ def test_an_altered_state_is_not_used(tmp_path):
     assert taking.files.sql(taking.files.chain_file, changed) == 1
     with taking.files.opened() as (store, events):
         chain = taking.chain(store, events)
-        with pytest.raises(StoreError, match="position 1 is not what was sealed"):
+        with pytest.raises(StoreError, match=r"position 1 of example\.com/orders/types is not what"):
             chain.state("types")
         faults = [one.fault for one in chain.check_snapshots(["types"])]
-        assert faults == ["", "the event at position 1 is not what was sealed"]
+        assert faults == ["", "the event at position 1 of example.com/orders/types is not what was sealed"]
     (finding,) = taking.files.verify().wrong
     assert (finding.kind, finding.origin, finding.position) == ("altered", f"{ORIGIN}/types", 1)
 
