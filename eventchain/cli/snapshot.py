@@ -175,6 +175,7 @@ def restore(name: str, at: Any, output: Path | None, config_file: Path) -> None:
     with open_chain(config_file) as chain:
         began = time.monotonic()
         restored = chain.restore(name, at, replayed())
+        dump = restored.dump
         seconds = time.monotonic() - began
     if restored.notice:
         note(restored.notice)
@@ -185,9 +186,9 @@ def restore(name: str, at: Any, output: Path | None, config_file: Path) -> None:
     )
     if output is not None:
         with replaced(output) as file:
-            file.write(restored.dump)
+            file.write(dump)
         return
-    click.echo(restored.dump, nl=sys.stdout.isatty())
+    click.echo(dump, nl=sys.stdout.isatty())
 
 
 @group.command("verify")

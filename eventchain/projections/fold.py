@@ -45,8 +45,7 @@ class Run:
         try:
             begins = projection.initial() if state is None else projection.load(state)
         except Exception as error:
-            what = "initial" if state is None else "load"
-            raise ProjectionError(f"projection {name}: {what}: {type(error).__name__}: {error}") from error
+            raise named(name, error, "initial: " if state is None else "load: ") from error
         return cls(name, projection, filter, begins, size)
 
     def apply(self, events: Events) -> None:
@@ -58,9 +57,15 @@ class Run:
         if self.error is not None:
             raise self.error
         try:
-            return self.projection.dump(self.state)
+            dumped: Any = self.projection.dump(self.state)
         except Exception as error:
-            raise _named(self.name, error) from error
+            raise named(self.name, error) from error
+        if not isinstance(dumped, bytes):
+            raise ProjectionError(
+                f"projection {self.name}: dump: it gives {type(dumped).__name__}, not bytes",
+                hint="`dump` must give what `load` reads, as bytes",
+            )
+        return dumped
 
 
 class Fold:
@@ -114,13 +119,14 @@ def _failing(run: Run) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        run.error = _named(run.name, error)
+        run.error = named(run.name, error)
 
 
-def _named(name: str, error: Exception) -> ProjectionError:
+def named(name: str, error: Exception, where: str = "") -> ProjectionError:
+    """What went wrong in a projection, with its name and where it was, ``"load: "``."""
     if isinstance(error, ProjectionError):
-        named = ProjectionError(f"projection {name}: {error.message}", hint=error.hint)
+        told = ProjectionError(f"projection {name}: {where}{error.message}", hint=error.hint)
     else:
-        named = ProjectionError(f"projection {name}: {type(error).__name__}: {error}")
-    named.__cause__ = error
-    return named
+        told = ProjectionError(f"projection {name}: {where}{type(error).__name__}: {error}")
+    told.__cause__ = error
+    return told

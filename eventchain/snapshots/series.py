@@ -13,7 +13,7 @@ from eventchain.errors import ProjectionError
 from eventchain.formats.manifest import base_origin
 from eventchain.formats.snapshot import About
 from eventchain.projections.filter import Filter
-from eventchain.projections.fold import Run
+from eventchain.projections.fold import Run, named
 from eventchain.projections.projection import Projection
 from eventchain.projections.spec import Spec
 
@@ -65,9 +65,7 @@ class Series:
         try:
             return self.projection.fingerprint()
         except Exception as error:
-            raise ProjectionError(
-                f"projection {self.name}: fingerprint: {type(error).__name__}: {error}"
-            ) from error
+            raise named(self.name, error, "fingerprint: ") from error
 
 
 def all_series(store: ChainStore, specs: Mapping[str, Spec]) -> dict[str, Series]:

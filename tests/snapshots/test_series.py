@@ -441,9 +441,19 @@ class Unnamed(Fragile):
         raise OSError("no name")
 
 
+class Optioned(Fragile):
+    @property
+    def options(self):
+        return {"of": object()}
+
+
 @pytest.mark.parametrize(
     ("use", "told"),
-    [("Unready", "initial: OSError: not today"), ("Unnamed", "fingerprint: OSError: no name")],
+    [
+        ("Unready", "projection broken: initial: OSError: not today"),
+        ("Unnamed", "projection broken: fingerprint: OSError: no name"),
+        ("Optioned", "projection broken: fingerprint: `options` is not JSON: "),
+    ],
 )
 def test_a_projection_that_cannot_begin_is_dropped(tmp_path, use, told):
     taking = Taking(tmp_path, COUNT, Spec("broken", f"{HERE}:{use}", every=Every(events=10)))
