@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -80,18 +80,18 @@ class Fold:
         """The runs that have not failed."""
         return [run for run in self.runs if run.error is None]
 
-    def feed(self, batch: Any, start: int) -> None:
+    def feed(self, batch: Any, start: int, progress: Callable[[int], None] = lambda events: None) -> None:
         """Show a record batch of EVENT_SCHEMA to every run. start: the index in the log of its first event;
         a run skips what its state covers already. Small batches are slow where keys of a state are many: best
-        are PAGE events. Interrupted, it leaves states that are worth nothing. Raises ValueError for a run
-        that lacks events before."""
+        are PAGE events. progress: is told of events as they are done, and may raise. Interrupted, it leaves
+        states that are worth nothing. Raises ValueError for a run that lacks events before."""
         for run in self.active:
             if run.size < start:
                 raise ValueError(f"{run.name} covers {run.size} events and is shown those after {start}")
         for first in range(0, batch.num_rows, PAGE):
-            self._page(batch.slice(first, PAGE), start + first)
+            self._page(batch.slice(first, PAGE), start + first, progress)
 
-    def _page(self, batch: Any, start: int) -> None:
+    def _page(self, batch: Any, start: int, progress: Callable[[int], None]) -> None:
         runs = [run for run in self.active if run.size < start + batch.num_rows]
         page = Page(batch, self._paths)
         waiting = []
@@ -102,13 +102,15 @@ class Fold:
                     run.apply(events)
                 else:
                     waiting.append((run, events.rows))
-        for first in range(0, batch.num_rows if waiting else 0, PART):
-            part = Page(batch.slice(first, PART))
+        step = PART if waiting else PAGE
+        for first in range(0, batch.num_rows, step):
+            part = Page(batch.slice(first, step))
             for run, rows in waiting:
-                here = rows[slice(*np.searchsorted(rows, (first, first + PART)))]
+                here = rows[slice(*np.searchsorted(rows, (first, first + step)))]
                 if run.error is None:
                     with _failing(run):
                         run.apply(Events(part, here - first))
+            progress(min(step, batch.num_rows - first))
         for run in runs:
             run.size = start + batch.num_rows
 

@@ -56,6 +56,16 @@ class Changing(Fragile):
         return self.token
 
 
+class Told(Fragile):
+    """Counts what it is shown."""
+
+    events = 0
+
+    def apply(self, state, event):
+        Told.events += 1
+        return state + 1
+
+
 class Taking:
     """A chain of 10 events a block, and whoever takes snapshots of it."""
 
@@ -313,6 +323,23 @@ def test_lag_holds_snapshots_back_and_loses_none(tmp_path):
     taking.files = new_chain(tmp_path / "b", Policy(BITS, 64, 2, 0, SOURCE))
     assert taking.seal(0, 20, block_events=1) == 20
     taking.files.check()
+
+
+def test_it_is_stopped_in_the_middle_of_a_page(tmp_path, monkeypatch):
+    """A slow projection must not keep a Ctrl-C waiting for a page of events."""
+    taking = Taking(tmp_path, Spec("all", f"{HERE}:Told", every=Every(events=600)))
+    monkeypatch.setattr(Told, "events", 0)
+    with taking.files.working() as work:
+        work.append(0, 600)
+        work.sealer.seal_backlog(64)
+
+        def progress(events):
+            if Told.events:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            list(taking.taker(work.store, work.events).look(progress))
+    assert 0 < Told.events < 300
 
 
 def test_an_altered_event_stops_snapshots_not_sealing(tmp_path):
