@@ -96,6 +96,7 @@ class Taking:
                 work.append(first, count)
                 work.sealer.resume()
                 work.sealer.seal_backlog(block_events)
+            self.replayed = work.sealer.progress.events_replayed
             return work.sealer.progress.snapshots_sealed
 
     def chain(self, store, events) -> Chain:
@@ -112,6 +113,7 @@ def counts(end: int) -> dict[str, int]:
 def test_snapshots_are_taken_by_policy_while_sealing(tmp_path):
     taking = Taking(tmp_path, COUNT, SUM)
     assert taking.seal(0, 65) == 3 + 1
+    assert taking.replayed >= 60
     taking.files.check()
     assert (taking.pins("types"), taking.pins("amounts")) == ([2, 4, 6], [5])
     assert taking.seal(65, 60) == 3 + 1
