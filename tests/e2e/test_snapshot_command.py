@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -182,8 +183,6 @@ def test_a_projection_that_fails_does_not_stop_sealing(folder: Folder) -> None:
 
 
 def test_verify_names_an_altered_state(folder: Folder) -> None:
-    import sqlite3
-
     folder.append(50)
     folder.run("mine", "--backend", "cpu")
     with closing(sqlite3.connect(folder.path / "chain.db")) as connection:
@@ -203,7 +202,8 @@ def test_run_takes_snapshots_and_names_them_on_the_trunk(folder: Folder) -> None
         _wait(lambda: [row["snapshots"] for row in folder.json("snapshot", "list")][:3] == [2, 0, 1])
         folder.append(30)
         _wait(lambda: [row["snapshots"] for row in folder.json("snapshot", "list")][:3] == [3, 0, 1])
-        time.sleep(0.5)  # for the trunk to name the youngest one
+        _wait(lambda: _named(folder, "example.com/log/types/history"))
+        _wait(lambda: _named(folder, "example.com/log/types"))
     finally:
         service.send_signal(signal.SIGTERM)
         _, log = service.communicate(timeout=20)
@@ -211,6 +211,15 @@ def test_run_takes_snapshots_and_names_them_on_the_trunk(folder: Folder) -> None
     assert folder.json("verify")["verdict"] == "clean"
     mined = folder.json("mine", "--backend", "cpu")
     assert (mined["blocks_built"], mined["snapshots_sealed"]) == (0, 0)
+
+
+def _named(folder: Folder, origin: str) -> bool:
+    """Whether a block of its parent names the newest block of a branch."""
+    with closing(sqlite3.connect(folder.path / "chain.db")) as connection:
+        blocks = "FROM blocks JOIN branches ON branch = id WHERE origin = ?"
+        ((newest,),) = connection.execute(f"SELECT max(height) {blocks}", (origin,))
+        said = connection.execute(f"SELECT manifest {blocks}", (origin.rpartition("/")[0],)).fetchall()
+    return any(f"\nchild {origin} {newest} ".encode() in manifest for (manifest,) in said)
 
 
 def _wait(holds: Any, seconds: float = 60) -> None:
