@@ -123,7 +123,7 @@ class Chain:
         taker = Taker(
             self.store,
             self.events,
-            [series_named(self.store, self.projections, name) for name in names],
+            series_named(self.store, self.projections, *names),
             at_the_head if take else by_policy,
             dropped=lambda series, error: on_dropped(series.name, str(error)),
             notice=on_notice,
@@ -225,7 +225,7 @@ class Chain:
         from eventchain.snapshots.restore import height_by, restore
         from eventchain.snapshots.series import series_named
 
-        series = series_named(self.store, self.projections, name)
+        (series,) = series_named(self.store, self.projections, name)
         if isinstance(at, datetime):
             at = height_by(self.store, self.events, series, at.timestamp())
         return restore(self.store, self.events, series, at, progress)
@@ -236,7 +236,8 @@ class Chain:
         from eventchain.snapshots.branch import snapshots_of
         from eventchain.snapshots.series import series_named
 
-        return snapshots_of(self.store, self.events, series_named(self.store, self.projections, name))
+        (series,) = series_named(self.store, self.projections, name)
+        return snapshots_of(self.store, self.events, series)
 
     def check_snapshots(
         self, names: Sequence[str], progress: Callable[[int], None] = lambda events: None
@@ -247,12 +248,8 @@ class Chain:
         from eventchain.snapshots.check import check
         from eventchain.snapshots.series import series_named
 
-        return check(
-            self.store,
-            self.events,
-            [series_named(self.store, self.projections, name) for name in names],
-            progress,
-        )
+        series = series_named(self.store, self.projections, *names)
+        return check(self.store, self.events, series, progress)
 
     def erasures(self) -> Records:
         """The records of what was lawfully erased, oldest first."""

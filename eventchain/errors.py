@@ -15,7 +15,8 @@ class EventChainError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message} ({self.hint})" if self.hint else self.message
+        between = "\n" if "\n" in self.message else " "  # the last line may point into the one above it
+        return f"{self.message}{between}({self.hint})" if self.hint else self.message
 
 
 class FormatError(EventChainError):

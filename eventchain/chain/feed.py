@@ -47,6 +47,7 @@ class Feed:
         of_trunk = self.branch == trunk
         self._events = events
         self._read: Read = events.read if of_trunk else partial(store.events, self.branch.id)
+        self._named = "" if of_trunk else self.branch.origin
         self._leaves = BATCH if of_trunk else STATES
 
     def stretches(self, first: int, end: int | None = None) -> Iterator[Stretch]:
@@ -58,7 +59,7 @@ class Feed:
             until = min(first + leaves - (first % TILE if leaves >= TILE else 0), end)
             log = LogReader(self._store, self.branch.id)  # a new one: the log's last tile grows
             size = 0
-            for at, batch in _checked(log, self._read, first, until):
+            for at, batch in _checked(log, self._read, first, until, self._named):
                 size += batch.nbytes
                 yield Stretch(at, readable(self._events, batch))
             leaves = max(1, min(BATCH, BATCH_BYTES * (until - first) // max(1, size)))
@@ -89,8 +90,8 @@ def sealed_events(store: ChainStore, events: EventStore, after: int | None = Non
         yield stretch.batch
 
 
-def _checked(log: LogReader, read: Read, first: int, end: int) -> Iterator[Stretch]:
-    """The events of leaves ``first`` to ``end``."""
+def _checked(log: LogReader, read: Read, first: int, end: int, origin: str) -> Iterator[Stretch]:
+    """The events of leaves ``first`` to ``end``. origin: of the branch, for errors."""
     positions, all_salts = log.positions_and_salts(first, end)
     all_leaves = log.leaves(first, end)
     cuts = np.flatnonzero(positions[1:] <= positions[:-1]) + 1
@@ -101,20 +102,21 @@ def _checked(log: LogReader, read: Read, first: int, end: int) -> Iterator[Stret
         there = np.isin(run, batch["position"].to_numpy())
         missing = np.flatnonzero(~there & ~salts.erased)
         if len(missing):
-            raise not_as_sealed(int(run[missing[0]]), "is missing")
+            raise not_as_sealed(int(run[missing[0]]), "is missing", origin)
         rows = np.flatnonzero(there)
         salts = salts[rows]
         wrong = np.flatnonzero((salts.leaves(batch) != leaves[rows]).any(axis=1))
         if len(wrong):
-            raise not_as_sealed(int(run[rows[wrong[0]]]), "is not what was sealed")
+            raise not_as_sealed(int(run[rows[wrong[0]]]), "is not what was sealed", origin)
         batch = without_payload(batch, salts.erased)
         for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
             if len(part):  # apart where an erasure took whole rows
                 yield Stretch(at + int(rows[part[0]]), batch.slice(int(part[0]), len(part)))
 
 
-def not_as_sealed(position: int, what: str) -> EventChainError:
-    """The error for an event that is not as it was sealed."""
+def not_as_sealed(position: int, what: str, origin: str = "") -> EventChainError:
+    """The error for an event that is not as it was sealed; of the trunk where no branch is named."""
     return StoreError(
-        f"the event at position {position} {what}", hint="`eventchain verify` names everything that is wrong"
+        f"the event at position {position}{' of ' if origin else ''}{origin} {what}",
+        hint="`eventchain verify` names everything that is wrong",
     )

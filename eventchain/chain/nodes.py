@@ -129,7 +129,7 @@ def has_leaves(piece: Piece, leaves: int) -> bool:
 
 def damaged(what: str) -> StoreError:
     return StoreError(
-        f"the chain store is damaged: {what}", hint="eventchain verify names everything that is wrong"
+        f"the chain store is damaged: {what}", hint="`eventchain verify` names everything that is wrong"
     )
 
 

@@ -46,7 +46,7 @@ _HEIGHT = (1 << HEIGHT_BITS) - 1
 class Progress:
     """How far a sealing run is; all counts are of this run. ``rate``: hashes a second over all devices now;
     ``expected_hashes``: what the blocks that are searched still cost on average; ``sealed_position``: the
-    trunk's highest sealed position."""
+    trunk's highest sealed position; ``events_replayed``: for snapshots, since these are waited for."""
 
     events_built: int = 0
     events_sealed: int = 0
@@ -57,10 +57,14 @@ class Progress:
     rate: float = 0.0
     expected_hashes: int = 0
     sealed_position: int | None = None
+    events_replayed: int = 0
 
 
 class Snapshots(Protocol):
-    """Where snapshots come from: made of what is sealed, while more is."""
+    """Where snapshots come from: made of what is sealed, while more is. ``replayed``: the events that they
+    were made of so far."""
+
+    replayed: int
 
     def ready(self) -> list[Snapshot]:
         """Those to be built now."""
@@ -201,6 +205,7 @@ class Sealer:
         """Whether no snapshot is due that is not built yet."""
         if self._snapshots is None:
             return True
+        self.progress.events_replayed = self._snapshots.replayed
         sealed = {origin: tip.sealed_height for origin, tip in self.builder.tips.items()}
         return self._snapshots.settled(sealed) and not self._due
 

@@ -56,11 +56,11 @@ def shown(sealer: Sealer, head: int | None, block_events: int) -> Iterator[Calla
     outlook = Outlook(sealer, head, block_events)
 
     def line(progress: Progress) -> str:
+        sealed = f"{counted(progress.events_sealed, 'event')} sealed, {quantity(progress.rate, 'H/s')}, "
+        if progress.events_replayed:  # nobody knows how long what is due for snapshots takes
+            return f"{sealed}{counted(progress.events_replayed, 'event')} replayed for snapshots"
         left = outlook.seconds()
-        return (
-            f"{counted(progress.events_sealed, 'event')} sealed, {quantity(progress.rate, 'H/s')}, "
-            f"{duration(left) if left is not None else '?'} left"
-        )
+        return f"{sealed}{duration(left) if left is not None else '?'} left"
 
     if not sys.stderr.isatty():
         due = Ticker()

@@ -87,7 +87,8 @@ def take(
 
     dropped: dict[str, str] = {}
     with open_chain(config_file) as chain:
-        known(chain, names)
+        for series in known(chain, *names):
+            series.check()
         choice = chain.choose(backend, device)
         announce(choice)
         began = time.monotonic()
@@ -122,7 +123,8 @@ def list_command(name: str | None, config_file: Path, as_json: bool) -> None:
         if name is None:
             print_rows([summary(chain, series) for series in everything(chain)], as_json, "no projections")
         else:
-            print_rows(list(rows_of(chain, known(chain, [name])[0])), as_json, "no snapshots")
+            (series,) = known(chain, name)
+            print_rows(list(rows_of(chain, series)), as_json, "no snapshots")
 
 
 @group.command("show")
@@ -135,7 +137,8 @@ def show(name: str, at: Any, config_file: Path, as_json: bool) -> None:
     from eventchain.assembly import open_chain
 
     with open_chain(config_file) as chain:
-        facts = facts_of(chain, known(chain, [name])[0], at)
+        (series,) = known(chain, name)
+        facts = facts_of(chain, series, at)
     if as_json:
         print_json(facts)
         return
@@ -153,7 +156,13 @@ def show(name: str, at: Any, config_file: Path, as_json: bool) -> None:
     help="The state at this sealed block, or at the newest one that was built by this time. Default: the "
     "newest sealed block.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
+    metavar="FILE",
+    help="Default: stdout.",
+)
 @config_option
 def restore(name: str, at: Any, output: Path | None, config_file: Path) -> None:
     """Print the state of a projection, as its bytes are sealed.
@@ -161,23 +170,25 @@ def restore(name: str, at: Any, output: Path | None, config_file: Path) -> None:
     It begins at the newest snapshot that fits and replays the events since; each is held against its leaf.
     """
     from eventchain.assembly import open_chain
-    from eventchain.config import write_atomically
+    from eventchain.interchange.files import replaced
 
     with open_chain(config_file) as chain:
         began = time.monotonic()
         restored = chain.restore(name, at, replayed())
+        dump = restored.dump
         seconds = time.monotonic() - began
     if restored.notice:
-        note(f"{restored.notice}; all events are replayed")
+        note(restored.notice)
     begin = f"the snapshot of block {restored.snapshot.height}" if restored.snapshot else "no snapshot"
     note(
         f"{name} at block {restored.height}: {begin} and {counted(restored.replayed, 'event')}, "
         f"in {duration(seconds)}"
     )
     if output is not None:
-        write_atomically(output, restored.dump)
+        with replaced(output) as file:
+            file.write(dump)
         return
-    click.echo(restored.dump, nl=sys.stdout.isatty())
+    click.echo(dump, nl=sys.stdout.isatty())
 
 
 @group.command("verify")
@@ -194,7 +205,7 @@ def verify(names: tuple[str, ...], config_file: Path, as_json: bool) -> None:
     from eventchain.assembly import open_chain
 
     with open_chain(config_file) as chain:
-        series = known(chain, names) if names else everything(chain)
+        series = known(chain, *names) if names else everything(chain)
         checked = []
         for one in chain.check_snapshots([one.name for one in series], replayed()):
             checked.append(one)

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eventchain.cli.common import Ticker, console, counted, duration, note, print_json, printable, quantity
+from eventchain.cli.common import Ticker, console, counted, note, print_json, printable, quantity
 
 if TYPE_CHECKING:
     from eventchain.assembly import Chain
-    from eventchain.projections.spec import Every
     from eventchain.snapshots.check import Checked
     from eventchain.snapshots.difference import Change
     from eventchain.snapshots.series import Series
@@ -25,10 +24,10 @@ LONGEST = 80
 """Characters of a value that are printed."""
 
 
-def known(chain: Chain, names: Any) -> list[Series]:
+def known(chain: Chain, *names: str) -> list[Series]:
     from eventchain.snapshots.series import series_named
 
-    return [series_named(chain.store, chain.projections, name) for name in names]
+    return series_named(chain.store, chain.projections, *names)
 
 
 def everything(chain: Chain) -> list[Series]:
@@ -46,7 +45,7 @@ def summary(chain: Chain, series: Series) -> dict[str, Any]:
         "projection": series.spec.use,
         "of": series.spec.of or "",
         "filter": str(series.filter),
-        "every": _every(series.spec.every),
+        "every": str(series.spec.every or ""),
         "snapshots": 0,
         "newest": None,
         "built": None,
@@ -60,12 +59,6 @@ def summary(chain: Chain, series: Series) -> dict[str, Any]:
             facts["newest"] = taken.pinned(newest).height
             facts["built"] = _moment(taken.view.said(taken.view.block_of(newest)).built)
     return facts
-
-
-def _every(every: Every | None) -> str:
-    if every is None:
-        return ""
-    return f"{every.events} events" if every.events is not None else duration(every.seconds or 0)
 
 
 def rows_of(chain: Chain, series: Series) -> Any:
@@ -100,7 +93,9 @@ def facts_of(chain: Chain, series: Series, at: Any) -> dict[str, Any]:
     if taken is None or index is None:
         raise ProjectionError(
             f"there is no snapshot of {series.name}{'' if at is None else f' up to block {at}'}",
-            hint=f"`eventchain snapshot take {series.name}` takes one",
+            hint=f"its first is of block {taken.pinned(0).height}"
+            if taken
+            else f"`eventchain snapshot take {series.name}` takes one",
         )
     stored = taken.read(index)
     block = taken.view.block(stored.pin.block)

@@ -175,7 +175,8 @@ class _Root:
                 yield _label(self._x0 + 14, base, _said(row), "" if row.sealed else "waits")
             return
         if row.shape is not Shape.BRANCH:
-            yield _label(self._x0 + 14, base, f"{row.name}, {_said(row)}", "quiet" if row.sealed else "waits")
+            text = ", ".join((row.name, *row.facts))
+            yield _label(self._x0 + 14, base, text, "quiet" if row.sealed else "waits")
             return
         x = self._lane(row)
         origin = printable(row.lineage.origin) if row.lineage else row.name

@@ -131,7 +131,8 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
-        raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
+        hint = "name a file in a folder that you may write to"
+        raise StoreError(f"cannot write {target}: {error.strerror or error}", hint=hint) from error
     finally:
         temporary.unlink(missing_ok=True)
 

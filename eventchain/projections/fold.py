@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,8 +45,7 @@ class Run:
         try:
             begins = projection.initial() if state is None else projection.load(state)
         except Exception as error:
-            what = "initial" if state is None else "load"
-            raise ProjectionError(f"projection {name}: {what}: {type(error).__name__}: {error}") from error
+            raise named(name, error, "initial: " if state is None else "load: ") from error
         return cls(name, projection, filter, begins, size)
 
     def apply(self, events: Events) -> None:
@@ -58,9 +57,15 @@ class Run:
         if self.error is not None:
             raise self.error
         try:
-            return self.projection.dump(self.state)
+            dumped: Any = self.projection.dump(self.state)
         except Exception as error:
-            raise _named(self.name, error) from error
+            raise named(self.name, error) from error
+        if not isinstance(dumped, bytes):
+            raise ProjectionError(
+                f"projection {self.name}: dump: it gives {type(dumped).__name__}, not bytes",
+                hint="`dump` must give what `load` reads, as bytes",
+            )
+        return dumped
 
 
 class Fold:
@@ -75,18 +80,18 @@ class Fold:
         """The runs that have not failed."""
         return [run for run in self.runs if run.error is None]
 
-    def feed(self, batch: Any, start: int) -> None:
+    def feed(self, batch: Any, start: int, progress: Callable[[int], None] = lambda events: None) -> None:
         """Show a record batch of EVENT_SCHEMA to every run. start: the index in the log of its first event;
         a run skips what its state covers already. Small batches are slow where keys of a state are many: best
-        are PAGE events. Interrupted, it leaves states that are worth nothing. Raises ValueError for a run
-        that lacks events before."""
+        are PAGE events. progress: is told of events as they are done, and may raise. Interrupted, it leaves
+        states that are worth nothing. Raises ValueError for a run that lacks events before."""
         for run in self.active:
             if run.size < start:
                 raise ValueError(f"{run.name} covers {run.size} events and is shown those after {start}")
         for first in range(0, batch.num_rows, PAGE):
-            self._page(batch.slice(first, PAGE), start + first)
+            self._page(batch.slice(first, PAGE), start + first, progress)
 
-    def _page(self, batch: Any, start: int) -> None:
+    def _page(self, batch: Any, start: int, progress: Callable[[int], None]) -> None:
         runs = [run for run in self.active if run.size < start + batch.num_rows]
         page = Page(batch, self._paths)
         waiting = []
@@ -97,13 +102,15 @@ class Fold:
                     run.apply(events)
                 else:
                     waiting.append((run, events.rows))
-        for first in range(0, batch.num_rows if waiting else 0, PART):
-            part = Page(batch.slice(first, PART))
+        step = PART if waiting else PAGE
+        for first in range(0, batch.num_rows, step):
+            part = Page(batch.slice(first, step))
             for run, rows in waiting:
-                here = rows[slice(*np.searchsorted(rows, (first, first + PART)))]
+                here = rows[slice(*np.searchsorted(rows, (first, first + step)))]
                 if run.error is None:
                     with _failing(run):
                         run.apply(Events(part, here - first))
+            progress(min(step, batch.num_rows - first))
         for run in runs:
             run.size = start + batch.num_rows
 
@@ -114,13 +121,14 @@ def _failing(run: Run) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        run.error = _named(run.name, error)
+        run.error = named(run.name, error)
 
 
-def _named(name: str, error: Exception) -> ProjectionError:
+def named(name: str, error: Exception, where: str = "") -> ProjectionError:
+    """What went wrong in a projection, with its name and where it was, ``"load: "``."""
     if isinstance(error, ProjectionError):
-        named = ProjectionError(f"projection {name}: {error.message}", hint=error.hint)
+        told = ProjectionError(f"projection {name}: {where}{error.message}", hint=error.hint)
     else:
-        named = ProjectionError(f"projection {name}: {type(error).__name__}: {error}")
-    named.__cause__ = error
-    return named
+        told = ProjectionError(f"projection {name}: {where}{type(error).__name__}: {error}")
+    told.__cause__ = error
+    return told

@@ -30,12 +30,12 @@ class Projection(Generic[State]):
 
     def initial(self) -> State:
         """The state before any event."""
-        raise NotImplementedError  # every projection brings its own
+        raise NotImplementedError("every projection brings its own")
 
     def apply(self, state: State, event: Event) -> State:
         """The state after the event. May change the given state and return it; keeps nothing of the event's
         parsed JSON in it that it would change later."""
-        raise NotImplementedError  # every projection brings its own, or apply_events
+        raise NotImplementedError("every projection brings its own `apply`, or `apply_events`")
 
     def apply_events(self, state: State, events: Events) -> State:
         """The state after many events. A projection that can do better than one by one does it here, and
@@ -75,11 +75,11 @@ class Projection(Generic[State]):
     def fingerprint(self) -> str:
         """A short token that changes when the projection's code or its options change."""
         digest = hashlib.sha256(self.code().encode())
-        digest.update(b"\0" + canonical(dict(self.options)))
+        digest.update(b"\0" + canonical(dict(self.options), "`options`"))
         return digest.hexdigest()[:16]
 
 
-def canonical(value: Any) -> bytes:
+def canonical(value: Any, what: str = "the state") -> bytes:
     """The one JSON text of a value under RFC 8785. Raises ProjectionError for what is not JSON."""
     import rfc8785
 
@@ -89,7 +89,7 @@ def canonical(value: Any) -> bytes:
         return rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
         raise ProjectionError(
-            f"the state is not JSON: {error}",
+            f"{what} is not JSON: {error}",
             hint="use strings, numbers, booleans, None, lists and dicts, or write `dump` and `load`",
         ) from error
 
@@ -192,7 +192,10 @@ def imported(use: str, options: Mapping[str, Any] | None = None) -> Projection[A
         except ProjectionError:
             raise
         except Exception as error:
-            raise ProjectionError(f"{use!r} cannot be made: {type(error).__name__}: {error}") from error
+            raise ProjectionError(
+                f"{use!r} cannot be made: {type(error).__name__}: {error}",
+                hint="it is called with the `options` as keywords, and must give a Projection",
+            ) from error
     if not isinstance(made, Projection):
         raise ProjectionError(
             f"{use!r} is not a projection but a {type(found if made is None else made).__name__}",
@@ -219,7 +222,7 @@ def found_by(use: str) -> Any:
                 hint="it is looked for in the current folder and where Python's packages are",
             ) from None
         raise ProjectionError(f"importing {module_name!r} failed: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ProjectionError(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
     for part in name.split("."):
         try:

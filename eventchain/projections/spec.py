@@ -42,6 +42,14 @@ class Every:
             return cls(events=int(match[1]))
         return cls(seconds=int(match[1]) * _SECONDS[match[2]])
 
+    def __str__(self) -> str:
+        """As ``parse`` reads it."""
+        if self.events is not None:
+            return f"{self.events} event{'' if self.events == 1 else 's'}"
+        seconds = self.seconds or 0
+        unit = next(unit for unit in "dhms" if seconds % _SECONDS[unit] == 0)
+        return f"{seconds // _SECONDS[unit]}{unit}"
+
 
 @dataclass(frozen=True, slots=True)
 class Spec:

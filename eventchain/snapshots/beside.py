@@ -25,6 +25,7 @@ class Beside:
 
     def __init__(self, taker: Taker, failed: Callable[[EventChainError], None]) -> None:
         self._taker, self._failed = taker, failed
+        self.replayed = 0
         self._ready: queue.Queue[Snapshot] = queue.Queue(READY)
         self._news = threading.Condition()
         self._told: dict[str, int] = {}  # sealed heights by origin
@@ -74,6 +75,7 @@ class Beside:
                 self._seen = told
 
     def _go_on(self, events: int = 0) -> None:
+        self.replayed += events
         if self._stopped:
             raise _Stopped
 

@@ -35,10 +35,9 @@ def replay(
         _reach(fold, at)
         while batch.num_rows:
             part = batch.slice(0, left[0] - at) if left else batch
-            fold.feed(part, at)
+            fold.feed(part, at, progress)
             at += part.num_rows
             batch = batch.slice(part.num_rows)
-            progress(part.num_rows)
             if not fold.active:
                 return
             if left and left[0] == at:

@@ -22,7 +22,7 @@ from eventchain.snapshots.series import Series, branch_of
 class Restored:
     """A state. height: the sealed block of the projection's parent whose state it is; size: events of the
     parent's log up to there; snapshot: where it began, None where at the first event; replayed: events since;
-    notice: why a newer snapshot was not used, or empty."""
+    notice: why the newest snapshot was not used, or empty."""
 
     run: Run
     height: int
@@ -98,19 +98,29 @@ def _parent(store: ChainStore, events: EventStore, series: Series) -> tuple[Feed
 def begun(
     store: ChainStore, events: EventStore, series: Series, height: int | None = None
 ) -> tuple[Run, Stored | None, str]:
-    """The projection as far as its newest snapshot of a block at this height or below takes it, that
-    snapshot, and why it was not used, or an empty string. Raises ProjectionError for one that cannot be
-    loaded."""
+    """The projection as far as a snapshot of a block at this height or below takes it, that snapshot, and
+    why the newest one was not used, or an empty string. Raises ProjectionError for one that cannot be loaded.
+
+    Where the newest one does not fit, one by the same code may lie before it, as when a change was taken
+    back. Older ones are looked at in steps that double: few are read, and the replay is at most about twice
+    as long as it had to be."""
     branch = branch_of(store, series.origin)
     taken = SnapshotBranch(store, events, branch) if branch else None
     index = taken.newest(height) if taken else None
-    if taken is None or index is None:
-        return series.begin(), None, ""
-    snapshot = taken.read(index)
-    if misfit := series.misfit(snapshot.about):
-        return series.begin(), None, f"the snapshot of block {snapshot.height} is not used: {misfit}"
+    notice, step = "", 1
+    while taken is not None and index is not None and index >= 0:
+        snapshot = taken.read(index)
+        misfit = series.misfit(snapshot.about)
+        if not misfit:
+            return _loaded(series, snapshot), snapshot, notice
+        notice = notice or f"the snapshot of block {snapshot.height} is not used: {misfit}"
+        index, step = index - step, 2 * step
+    return series.begin(), None, f"{notice}; all events are replayed" if notice else ""
+
+
+def _loaded(series: Series, snapshot: Stored) -> Run:
     try:
-        return series.begin(snapshot.state, snapshot.about.size), snapshot, ""
+        return series.begin(snapshot.state, snapshot.about.size)
     except ProjectionError as error:
         raise ProjectionError(
             f"the snapshot of block {snapshot.height} cannot be loaded: {error.message}",

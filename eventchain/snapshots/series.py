@@ -13,7 +13,7 @@ from eventchain.errors import ProjectionError
 from eventchain.formats.manifest import base_origin
 from eventchain.formats.snapshot import About
 from eventchain.projections.filter import Filter
-from eventchain.projections.fold import Run
+from eventchain.projections.fold import Run, named
 from eventchain.projections.projection import Projection
 from eventchain.projections.spec import Spec
 
@@ -65,9 +65,7 @@ class Series:
         try:
             return self.projection.fingerprint()
         except Exception as error:
-            raise ProjectionError(
-                f"projection {self.name}: fingerprint: {type(error).__name__}: {error}"
-            ) from error
+            raise named(self.name, error, "fingerprint: ") from error
 
 
 def all_series(store: ChainStore, specs: Mapping[str, Spec]) -> dict[str, Series]:
@@ -87,15 +85,19 @@ def all_series(store: ChainStore, specs: Mapping[str, Spec]) -> dict[str, Series
     return found
 
 
-def series_named(store: ChainStore, specs: Mapping[str, Spec], name: str) -> Series:
-    """Raises ProjectionError where none of this name is configured."""
-    if name not in specs:
-        known = ", ".join(specs)
-        raise ProjectionError(
-            f"there is no projection {name!r}",
-            hint=f"configured are {known}" if known else "the configuration names one as [projection.NAME]",
-        )
-    return all_series(store, specs)[name]
+def series_named(store: ChainStore, specs: Mapping[str, Spec], *names: str) -> list[Series]:
+    """Those of these names, each once. Raises ProjectionError where none of a name is configured."""
+    for name in names:
+        if name not in specs:
+            known = ", ".join(specs)
+            raise ProjectionError(
+                f"there is no projection {name!r}",
+                hint=f"configured are {known}"
+                if known
+                else "the configuration names one as [projection.NAME]",
+            )
+    found = all_series(store, specs)
+    return [found[name] for name in dict.fromkeys(names)]
 
 
 def branch_of(store: ChainStore, origin: str) -> Branch | None:

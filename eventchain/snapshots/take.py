@@ -194,7 +194,7 @@ class Taker:
         if series.origin not in self._runs:
             run, _, notice = begun(self._store, self._events, series)
             if notice:
-                self._notice(f"projection {series.name}: {notice}; all events are replayed")
+                self._notice(f"projection {series.name}: {notice}")
             self._runs[series.origin] = run
 
     def _drop(self, group: list[Series], series: Series, error: ProjectionError) -> None:

@@ -336,7 +336,8 @@ class Diagnosis:
             _, positions, replaced = self._table.beside(first, last + 1)
             if (positions == NOWHERE).all():
                 continue  # the piece that would know their positions is a finding itself
-            message = f"{'is' if len(run) == 1 else 'are'} not in the event store"
+            store = "event store" if self._walk.trunk else "chain store"
+            message = f"{'is' if len(run) == 1 else 'are'} not in the {store}"
             if replaced.any():
                 message += " at the position recorded, and the record was edited"
             kind = "salt-replaced" if replaced.any() else "missing"

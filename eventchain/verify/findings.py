@@ -10,7 +10,7 @@ from eventchain.formats.anchor import Anchor
 
 KINDS = {
     "altered": "an event is not the one that was sealed",
-    "missing": "a sealed event is not in the event store",
+    "missing": "a sealed event is not in its store",
     "inserted": "an event stands below the sealed position and was never sealed",
     "reordered": "a sealed event stands at another position",
     "shifted": "a run of sealed events stands at positions moved by a constant",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
+from commands import run
 
 from eventchain.contracts.event_store import NewEvent
 from eventchain.eventstores import open_event_store
@@ -54,12 +57,8 @@ class Folder:
             file.write(CONFIG)
         (path / "mine.py").write_text(CODE)
 
-    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "eventchain", *arguments]
-        done = subprocess.run(command, cwd=self.path, capture_output=True, text=True)
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        return done
+    def run(self, *arguments: str, code: int = 0) -> Result:
+        return run(*arguments, code=code)
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         return json.loads(self.run(*arguments, "--json", code=code).stdout)
@@ -76,7 +75,10 @@ class Folder:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # another test's
     return Folder(tmp_path)
 
 
@@ -89,6 +91,7 @@ def test_mine_takes_what_is_due_and_the_commands_use_it(folder: Folder) -> None:
     assert [(name, row["snapshots"], row["newest"]) for name, row in listed.items()] == [
         ("types", 4, 8), ("even", 0, None), ("history", 2, 6), ("mine", 0, None),
     ]  # fmt: skip
+    assert [row["every"] for row in listed.values()] == ["20 events", "", "2 events", ""]
     rows = folder.json("snapshot", "list", "types")
     assert [(row["height"], row["events"]) for row in rows] == [(2, 20), (4, 40), (6, 60), (8, 80)]
 
@@ -109,6 +112,7 @@ def test_mine_takes_what_is_due_and_the_commands_use_it(folder: Folder) -> None:
     ]
     assert "/t0: 4 to 7\n" in folder.run("snapshot", "diff", "types", "1", "2").stdout
     assert "6 snapshots right, 0 wrong" in folder.run("snapshot", "verify").stdout
+    assert "4 snapshots right, 0 wrong" in folder.run("snapshot", "verify", "types", "types").stdout
 
 
 def test_show_and_prove_what_is_on_a_branch(folder: Folder) -> None:
@@ -140,6 +144,8 @@ def test_take_and_what_one_may_not_take(folder: Folder) -> None:
         (("take", "nothing"), "there is no projection 'nothing'"),
         (("restore", "nothing"), "there is no projection 'nothing'"),
         (("show", "history"), "there is no snapshot of history"),
+        (("show", "even", "--at", "2"), "hint: its first is of block 4"),
+        (("restore", "types", "-o", "nowhere/state"), "cannot write nowhere/state: No such file"),
         (("restore", "types", "--at", "99"), "block 99 of example.com/log is not sealed"),
         (("restore", "types", "--at", "yesterday"), "neither a height nor a time"),
         (("restore", "types", "--at", "1999-01-01"), "had no sealed block yet"),
@@ -147,6 +153,12 @@ def test_take_and_what_one_may_not_take(folder: Folder) -> None:
     ]:
         code = 2 if told else 0
         assert told in folder.run("snapshot", *wrong, code=code).stderr
+    config = folder.path / "eventchain.toml"
+    config.write_text(config.read_text().replace("data.n % 2 == 0", "data.n % == 0"))
+    folder.append(10)
+    failed = folder.run("snapshot", "take", "types", "even", "--backend", "cpu", code=2)
+    assert "projection even: the filter is wrong at line 1, column 10: " in failed.stderr
+    assert "\nhint: it is CEL" in failed.stderr
 
 
 def test_a_projection_that_fails_does_not_stop_sealing(folder: Folder) -> None:
@@ -171,15 +183,14 @@ def test_a_projection_that_fails_does_not_stop_sealing(folder: Folder) -> None:
 
 
 def test_verify_names_an_altered_state(folder: Folder) -> None:
-    import sqlite3
-
     folder.append(50)
     folder.run("mine", "--backend", "cpu")
     with closing(sqlite3.connect(folder.path / "chain.db")) as connection:
         connection.execute("UPDATE branch_events SET data = x'7b7d' WHERE position = 1 AND branch = 2")
         connection.commit()
     found = folder.run("snapshot", "verify", "types", code=1)
-    assert "types at block 4: the event at position 1 is not what was sealed" in found.stdout
+    told = "types at block 4: the event at position 1 of example.com/log/types is not what was sealed"
+    assert told in found.stdout
     assert "altered" in folder.run("verify", code=1).stdout
 
 
@@ -191,7 +202,8 @@ def test_run_takes_snapshots_and_names_them_on_the_trunk(folder: Folder) -> None
         _wait(lambda: [row["snapshots"] for row in folder.json("snapshot", "list")][:3] == [2, 0, 1])
         folder.append(30)
         _wait(lambda: [row["snapshots"] for row in folder.json("snapshot", "list")][:3] == [3, 0, 1])
-        time.sleep(0.5)  # for the trunk to name the youngest one
+        _wait(lambda: _named(folder, "example.com/log/types/history"))
+        _wait(lambda: _named(folder, "example.com/log/types"))
     finally:
         service.send_signal(signal.SIGTERM)
         _, log = service.communicate(timeout=20)
@@ -199,6 +211,15 @@ def test_run_takes_snapshots_and_names_them_on_the_trunk(folder: Folder) -> None
     assert folder.json("verify")["verdict"] == "clean"
     mined = folder.json("mine", "--backend", "cpu")
     assert (mined["blocks_built"], mined["snapshots_sealed"]) == (0, 0)
+
+
+def _named(folder: Folder, origin: str) -> bool:
+    """Whether a block of its parent names the newest block of a branch."""
+    with closing(sqlite3.connect(folder.path / "chain.db")) as connection:
+        blocks = "FROM blocks JOIN branches ON branch = id WHERE origin = ?"
+        ((newest,),) = connection.execute(f"SELECT max(height) {blocks}", (origin,))
+        said = connection.execute(f"SELECT manifest {blocks}", (origin.rpartition("/")[0],)).fetchall()
+    return any(f"\nchild {origin} {newest} ".encode() in manifest for (manifest,) in said)
 
 
 def _wait(holds: Any, seconds: float = 60) -> None:

@@ -327,6 +327,7 @@ def test_the_picture_has_every_branch_and_no_text_on_another(
     assert titles >= set(by_origin(tree_of(chain))) - {ORIGIN}
     assert elements(result.stdout, "desc")
     assert_legible(result.stdout)
+    assert not [said for *_, said in boxes(result.stdout) if said.endswith((",", " "))]
     assert "http" not in result.stdout.replace("http://www.w3.org/2000/svg", "")  # self-contained
     said = show(chain, "--svg", tmp_path / "tree.svg")
     assert (said.stdout, "branches into" in said.stderr) == ("", True)

@@ -127,6 +127,15 @@ def test_a_state_that_is_not_json_is_an_error(state: Any) -> None:
         run.dump()
 
 
+@pytest.mark.parametrize(("dumped", "kind"), [("{}", "str"), (None, "NoneType"), (bytearray(), "bytearray")])
+def test_a_dump_that_is_not_bytes_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, dumped: Any, kind: str
+) -> None:
+    monkeypatch.setattr(Seen, "dump", lambda self, state: dumped)
+    with pytest.raises(ProjectionError, match=f"projection totals: dump: it gives {kind}, not bytes"):
+        run_of(Seen()).dump()
+
+
 def test_states_are_canonical() -> None:
     run = run_of(Seen())
     run.state = {"b": 1.0, "a": [True, None, "é\n"], "\U0001f600": 1e21, "\ufb33": 0.1}

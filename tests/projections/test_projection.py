@@ -69,9 +69,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "orders.py").write_text(CODE)
     (tmp_path / "faulty.py").write_text("import no_such_module\n")
     (tmp_path / "failing.py").write_text("1 / 0\n")
+    (tmp_path / "leaving.py").write_text("raise SystemExit(3)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in ("orders", "faulty", "failing"):
+    for name in ("orders", "faulty", "failing", "leaving"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
@@ -99,6 +100,7 @@ def test_import_strings(here: Path) -> None:
         ("orders:broken", "'orders:broken' cannot be made: RuntimeError: not today"),
         ("faulty:x", "importing 'faulty' failed: No module named 'no_such_module'"),
         ("failing:x", "importing 'failing' failed: ZeroDivisionError"),
+        ("leaving:x", "importing 'leaving' failed: SystemExit: 3"),
     ],
 )
 def test_what_cannot_be_used_says_why(here: Path, use: str, said: str) -> None:

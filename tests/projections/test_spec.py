@@ -159,3 +159,4 @@ def test_a_run_begins_or_goes_on() -> None:
 )
 def test_intervals(text: str, every: Every) -> None:
     assert Every.parse(text) == every
+    assert str(every) == text.replace(" d", "d")

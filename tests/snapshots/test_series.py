@@ -56,6 +56,16 @@ class Changing(Fragile):
         return self.token
 
 
+class Told(Fragile):
+    """Counts what it is shown."""
+
+    events = 0
+
+    def apply(self, state, event):
+        Told.events += 1
+        return state + 1
+
+
 class Taking:
     """A chain of 10 events a block, and whoever takes snapshots of it."""
 
@@ -86,6 +96,7 @@ class Taking:
                 work.append(first, count)
                 work.sealer.resume()
                 work.sealer.seal_backlog(block_events)
+            self.replayed = work.sealer.progress.events_replayed
             return work.sealer.progress.snapshots_sealed
 
     def chain(self, store, events) -> Chain:
@@ -102,6 +113,7 @@ def counts(end: int) -> dict[str, int]:
 def test_snapshots_are_taken_by_policy_while_sealing(tmp_path):
     taking = Taking(tmp_path, COUNT, SUM)
     assert taking.seal(0, 65) == 3 + 1
+    assert taking.replayed >= 60
     taking.files.check()
     assert (taking.pins("types"), taking.pins("amounts")) == ([2, 4, 6], [5])
     assert taking.seal(65, 60) == 3 + 1
@@ -235,7 +247,32 @@ def test_a_changed_filter_is_noticed(tmp_path):
     with taking.files.opened() as (store, events):
         restored = taking.chain(store, events).restore("types")
         assert restored.state == {"deposited": 20}
-        assert restored.notice.endswith("it had no filter")
+        assert restored.notice.endswith("it had no filter; all events are replayed")
+
+
+def test_after_a_change_was_taken_back_an_older_snapshot_is_used(tmp_path, monkeypatch):
+    taking = Taking(tmp_path, Spec("all", f"{HERE}:Changing", every=Every(events=10)))
+    taking.seal(0, 40)
+    monkeypatch.setattr(Changing, "token", "2")
+    taking.seal(40, 30)
+    monkeypatch.setattr(Changing, "token", "1")
+    with taking.files.opened() as (store, events):
+        restored = taking.chain(store, events).restore("all")
+        heights = taking.pins("all")
+        assert (restored.state, restored.snapshot.height) == (70, heights[3])
+        assert restored.replayed == 30
+        assert restored.notice == (
+            f"the snapshot of block {heights[-1]} is not used: the projection's code or options changed"
+        )
+    taking.notices.clear()
+    assert taking.seal(70, 10) == 1
+    (notice,) = taking.notices
+    assert notice.endswith("code or options changed")
+    with taking.files.opened() as (store, events):
+        restored = taking.chain(store, events).restore("all")
+        assert (restored.state, restored.replayed, restored.notice) == (80, 0, "")
+        notes = [bool(one.notice) for one in taking.chain(store, events).check_snapshots(["all"])]
+        assert notes == [False] * 4 + [True] * 3 + [False]
 
 
 def test_a_branch_of_another_parent_is_not_gone_on_with(tmp_path):
@@ -290,6 +327,23 @@ def test_lag_holds_snapshots_back_and_loses_none(tmp_path):
     taking.files.check()
 
 
+def test_it_is_stopped_in_the_middle_of_a_page(tmp_path, monkeypatch):
+    """A slow projection must not keep a Ctrl-C waiting for a page of events."""
+    taking = Taking(tmp_path, Spec("all", f"{HERE}:Told", every=Every(events=600)))
+    monkeypatch.setattr(Told, "events", 0)
+    with taking.files.working() as work:
+        work.append(0, 600)
+        work.sealer.seal_backlog(64)
+
+        def progress(events):
+            if Told.events:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            list(taking.taker(work.store, work.events).look(progress))
+    assert 0 < Told.events < 300
+
+
 def test_an_altered_event_stops_snapshots_not_sealing(tmp_path):
     taking = Taking(tmp_path, COUNT)
     taking.seal(0, 35)
@@ -311,10 +365,10 @@ def test_an_altered_state_is_not_used(tmp_path):
     assert taking.files.sql(taking.files.chain_file, changed) == 1
     with taking.files.opened() as (store, events):
         chain = taking.chain(store, events)
-        with pytest.raises(StoreError, match="position 1 is not what was sealed"):
+        with pytest.raises(StoreError, match=r"position 1 of example\.com/orders/types is not what"):
             chain.state("types")
         faults = [one.fault for one in chain.check_snapshots(["types"])]
-        assert faults == ["", "the event at position 1 is not what was sealed"]
+        assert faults == ["", "the event at position 1 of example.com/orders/types is not what was sealed"]
     (finding,) = taking.files.verify().wrong
     assert (finding.kind, finding.origin, finding.position) == ("altered", f"{ORIGIN}/types", 1)
 
@@ -416,9 +470,19 @@ class Unnamed(Fragile):
         raise OSError("no name")
 
 
+class Optioned(Fragile):
+    @property
+    def options(self):
+        return {"of": object()}
+
+
 @pytest.mark.parametrize(
     ("use", "told"),
-    [("Unready", "initial: OSError: not today"), ("Unnamed", "fingerprint: OSError: no name")],
+    [
+        ("Unready", "projection broken: initial: OSError: not today"),
+        ("Unnamed", "projection broken: fingerprint: OSError: no name"),
+        ("Optioned", "projection broken: fingerprint: `options` is not JSON: "),
+    ],
 )
 def test_a_projection_that_cannot_begin_is_dropped(tmp_path, use, told):
     taking = Taking(tmp_path, COUNT, Spec("broken", f"{HERE}:{use}", every=Every(events=10)))
