@@ -217,7 +217,7 @@ def print_outcome(chain: Chain, outcome: tuple[int, NDArray[np.int64]], how: How
         click.echo(f"removed {counted(deleted, 'event')}")
     if len(waiting):
         note(
-            f"{counted(len(waiting), 'event')} that left the log are still in {chain.events.url}. "
+            f"{counted(len(waiting), 'event')} left the log and must leave {chain.events.url} too. "
             "Run this there, then `eventchain erase --resume`:"
         )
         click.echo(how(waiting, True))

@@ -151,8 +151,9 @@ class Remover:
         sealer = Sealer(self._store, self._engine, self._clock, builder=rebuilder)
         with _keeping(sealer, self._engine):
             while True:
-                told("linking blocks", rebuilder.left)
-                rebuilder.link()
+                if rebuilder.left:
+                    told("linking blocks", rebuilder.left)
+                    rebuilder.link()
                 sealer.resume()
                 sealer.seal_all(report)
                 if not rebuilder.left:
