@@ -101,7 +101,9 @@ class SQLiteDatabase:
     @contextmanager
     def _writer(self) -> Iterator[None]:
         if self._frozen:
-            raise StoreError(f"{self._path}: opened for reading only", hint="its folder cannot be written")
+            raise StoreError(
+                f"{self._path}: opened for reading only", hint="the file or its folder cannot be written"
+            )
         with writer_lock(self._path):
             try:
                 with self._engine.connect() as connection:  # a copy may have come without WAL mode

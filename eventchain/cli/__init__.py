@@ -79,7 +79,7 @@ class Commands(click.Group):
             if error.filename is None and error.errno in OUTPUT_ERRORS:
                 ctx.exit(_no_output(error))
             fail(ctx, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, click.Abort):  # the second where a question was to be answered
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)
 

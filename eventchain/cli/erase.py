@@ -122,14 +122,22 @@ def command(
         if chosen or resume or remine:
             raise ConfigError("--purge stands alone", hint="first remove, then `eventchain verify --anchor`")
         with open_chain(config_file) as chain:
-            if not yes:
+            anchors = removal.anchors_of(chain, anchor_files)
+            there = removal.print_purge_plan(chain, anchors, as_json and dry_run)
+            if dry_run:
+                return
+            if there and not yes:
                 confirm()
-            removal.purge(chain, anchor_files, as_json)
+            removal.purge(chain, anchors, as_json)
         return
     if resume == chosen:
         raise ConfigError(
             "no events are chosen" if not resume else "--resume takes no events",
             hint="name ids, --position, --stream, --where or --subject; --resume completes what is on record",
+        )
+    if resume and dry_run:
+        raise ConfigError(
+            "what --resume completes was planned before", hint="`eventchain verify` says what that is"
         )
     if chosen and not dry_run:
         require_reason(reason)
@@ -142,8 +150,7 @@ def command(
         plan = None
         if chosen:
             plan = _plan(chain, [*event_ids, *positions], selectors)
-            if dry_run or not as_json:
-                print_plan(chain, plan, as_json)
+            print_plan(chain, plan, as_json, dry_run)
             if dry_run:
                 return
             if len(plan.places) and not yes:
@@ -222,8 +229,7 @@ def _remove(
     from eventchain.erasure.remove import plan_removal
 
     plan = plan_removal(chain.store, chain.events, positions)
-    if dry_run or not as_json:
-        removal.print_plan(chain, plan, _listed(positions), as_json, dry_run)
+    removal.print_plan(chain, plan, _listed(positions), as_json, dry_run)
     if dry_run:
         return
     if not yes:
@@ -297,19 +303,21 @@ def complete_records(chain: Chain) -> Outcome:
 
 
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
+    """For --dry-run."""
     return {
         "events": len(plan.places),
         "positions": sorted(plan.places.positions.tolist()),
         "already_erased": plan.already,
         "blocks": plan.blocks,
-        "blocks_to_mine": 2 if len(plan.places) else 0,
-        "hashes": plan.hashes if len(plan.places) else 0,
+        "blocks_to_mine": plan.to_mine,
+        "hashes": plan.hashes,
         "snapshots": plan.snapshots,
+        "seconds": removal.expected_seconds(plan),
     }
 
 
-def print_plan(chain: Chain, plan: Plan, as_json: bool) -> None:
-    if as_json:
+def print_plan(chain: Chain, plan: Plan, as_json: bool, dry_run: bool) -> None:
+    if as_json and dry_run:
         print_json(plan_as_dict(plan))
         return
     if plan.already:
@@ -321,6 +329,8 @@ def print_plan(chain: Chain, plan: Plan, as_json: bool) -> None:
         f"at {_listed(plan.places.positions)}"
     )
     note(f"to mine: the record and the block that names it, about {quantity(plan.hashes, 'H')}")
+    if dry_run:
+        removal.say_seconds(plan)
     for branch, count in plan.snapshots.items():
         note(f"may hold what was derived from them: {counted(count, 'snapshot')} of {branch}")
     if not hasattr(chain.events, "erase"):

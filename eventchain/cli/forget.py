@@ -76,8 +76,7 @@ def command(
                 f"there is no key of {subject!r}",
                 hint="check the name; what was forgotten has none any more",
             )
-        if dry_run or not as_json:
-            _print_plan(chain, handles, as_json)
+        _print_plan(chain, handles, as_json, dry_run)
         if dry_run:
             return
         if not yes:
@@ -102,7 +101,7 @@ def command(
         click.get_current_context().exit(INCOMPLETE)
 
 
-def _print_plan(chain: Chain, handles: list[bytes], as_json: bool) -> None:
+def _print_plan(chain: Chain, handles: list[bytes], as_json: bool, dry_run: bool) -> None:
     from eventchain.erasure.plan import plan_erasure, positions_where, sealed_among
     from eventchain.subjects.forget import of_handles
 
@@ -110,7 +109,7 @@ def _print_plan(chain: Chain, handles: list[bytes], as_json: bool) -> None:
     sealed = sealed_among(chain.store, positions)
     if len(positions) > len(sealed):
         note(f"{counted(len(positions) - len(sealed), 'event')} not sealed yet: sealed first, then erased")
-    print_plan(chain, plan_erasure(chain.store, chain.events, sealed), as_json)
+    print_plan(chain, plan_erasure(chain.store, chain.events, sealed), as_json, dry_run)
     note(
-        "copies of these events in backups and replicas can be read no more, where the key has no copy there"
+        "what was encrypted for it in backups and replicas can be read no more, if the key has no copy there"
     )

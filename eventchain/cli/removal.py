@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from eventchain.assembly import Chain
     from eventchain.chain.sealing import Progress
+    from eventchain.erasure.plan import Plan
     from eventchain.erasure.remove import RemovalPlan, Remover
     from eventchain.formats.anchor import Anchor
     from eventchain.mining.backends import Choice
@@ -86,16 +89,20 @@ def _mining() -> Callable[[Progress], None]:
     return report
 
 
-def purge(chain: Chain, files: Sequence[Path], as_json: bool) -> None:
+def purge(chain: Chain, anchors: Sequence[Anchor], as_json: bool) -> None:
     from eventchain.erasure.remove import purge
 
-    anchors = [*chain.anchors, *(anchor for file in files for anchor in _anchors(file))]
     with chain.store.writer():
         count = purge(chain.store, anchors, lambda what, number: note(f"{what}: {number}"))
     if as_json:
         print_json({"purged": count})
     else:
         click.echo(f"purged {counted(count, 'archive')}" if count else "there is no archive")
+
+
+def anchors_of(chain: Chain, files: Sequence[Path]) -> list[Anchor]:
+    """The configuration's, and those in the files."""
+    return [*chain.anchors, *(anchor for file in files for anchor in _anchors(file))]
 
 
 def _anchors(file: Path) -> list[Anchor]:
@@ -113,10 +120,29 @@ def _anchors(file: Path) -> list[Anchor]:
 # -- printing -----------------------------------------------------------------------------------------
 
 
+def print_purge_plan(chain: Chain, anchors: Sequence[Anchor], as_json: bool) -> bool:
+    """Whether there is anything to purge."""
+    from eventchain.erasure.remove import archives_to_purge
+
+    archives = archives_to_purge(chain.store, anchors)
+    blocks = [int(chain.store.last_block(one.id).heights[0]) + 1 - one.height for one in archives]
+    if as_json:
+        told = [
+            {"origin": one.origin, "from_block": one.height, "blocks": count}
+            for one, count in zip(archives, blocks, strict=True)
+        ]
+        print_json({"archives": told})
+        return bool(archives)
+    for one, count in zip(archives, blocks, strict=True):
+        note(f"to purge: the archive of {one.origin}, {counted(count, 'block')} from block {one.height} on")
+    if archives:
+        note("afterwards no anchor and no checkpoint of these blocks can be recognised any more")
+    return bool(archives)
+
+
 def print_plan(chain: Chain, plan: RemovalPlan, listed: str, as_json: bool, dry_run: bool) -> None:
     """``listed``: the positions, for people."""
-    seconds = _expected_seconds(plan) if dry_run else {}
-    if as_json:
+    if as_json and dry_run:
         print_json(
             {
                 "events": len(plan.positions),
@@ -127,7 +153,7 @@ def print_plan(chain: Chain, plan: RemovalPlan, listed: str, as_json: bool, dry_
                 "blocks_to_mine": plan.to_mine,
                 "hashes": plan.hashes,
                 "closed": plan.closed,
-                "seconds": seconds,
+                "seconds": expected_seconds(plan),
             }
         )
         return
@@ -136,8 +162,8 @@ def print_plan(chain: Chain, plan: RemovalPlan, listed: str, as_json: bool, dry_
         f"to rebuild: {counted(plan.blocks, 'block')} from block {plan.height} on, with {plan.events:,} "
         f"other events; to mine: {counted(plan.to_mine, 'block')}, about {quantity(plan.hashes, 'H')}"
     )
-    for name, value in seconds.items():
-        note(f"mining on {name}: {about(value)}")
+    if dry_run:
+        say_seconds(plan)
     for branch, count in plan.closed.items():
         note(f"to be closed: {branch}, with {counted(count, 'snapshot')}; sealing takes new ones afterwards")
     if not hasattr(chain.events, "remove"):
@@ -147,21 +173,31 @@ def print_plan(chain: Chain, plan: RemovalPlan, listed: str, as_json: bool, dry_
     )
 
 
-def _expected_seconds(plan: RemovalPlan) -> dict[str, float]:
+def say_seconds(plan: Plan | RemovalPlan) -> None:
+    for name, value in expected_seconds(plan).items():
+        note(f"mining on {name}: {about(value)}")
+
+
+def expected_seconds(plan: Plan | RemovalPlan) -> dict[str, float]:
     """How long the mining takes on each backend that is usable here."""
     from math import log2
 
+    if not plan.to_mine:
+        return {}
+    rates = _rates(log2(max(1, plan.hashes / plan.to_mine)))
+    return {name: plan.hashes / rate for name, rate in rates.items()}
+
+
+@cache
+def _rates(difficulty: float) -> dict[str, float]:
+    """Hashes a second at a difficulty, in bits. Measured once for all plans of a command."""
     from eventchain.errors import BackendError, ConfigError
     from eventchain.mining.backends import available, choose, measure_all
 
-    difficulty = log2(max(1, plan.hashes / plan.to_mine))
     found = {}
     for name in available():
-        try:
-            rate = measure_all(choose(name, None).devices, MEASURED, difficulty=difficulty)
-        except (BackendError, ConfigError):
-            continue
-        found[name] = plan.hashes / rate
+        with suppress(BackendError, ConfigError):
+            found[name] = measure_all(choose(name, None).devices, MEASURED, difficulty=difficulty)
     return found
 
 
@@ -181,7 +217,7 @@ def print_outcome(chain: Chain, outcome: tuple[int, NDArray[np.int64]], how: How
         click.echo(f"removed {counted(deleted, 'event')}")
     if len(waiting):
         note(
-            f"{counted(len(waiting), 'event')} that left the log are still in {chain.events.url}. "
+            f"{counted(len(waiting), 'event')} left the log and must leave {chain.events.url} too. "
             "Run this there, then `eventchain erase --resume`:"
         )
         click.echo(how(waiting, True))

@@ -65,7 +65,7 @@ def command(
             return
         for rule, plan in plans:
             note(f"{rule.reason}{'' if len(plan.places) or plan.already else ': none'}")
-            print_plan(chain, plan, as_json=False)
+            print_plan(chain, plan, False, dry_run)
         if dry_run:
             return
         due = [(plan, rule.reason) for rule, plan in plans if len(plan.places)]

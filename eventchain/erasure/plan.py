@@ -32,14 +32,15 @@ Matches = Callable[[Any], NDArray[np.bool_]]
 class Plan:
     """places: of the events to erase; already: how many more were meant that a record covers; blocks: how
     many hold the events, none of which changes; snapshots: by branch, how many states of projections were
-    taken after the first of them, and may hold what was derived from them; hashes: what sealing the record
-    takes on average."""
+    taken after the first of them, and may hold what was derived from them; to_mine: blocks to mine, the
+    record's and the one that names it; hashes: what that takes on average."""
 
     origin: str
     places: Places
     already: int
     blocks: int
     snapshots: dict[str, int]
+    to_mine: int
     hashes: int
 
 
@@ -55,13 +56,15 @@ def plan_erasure(store: ChainStore, events: EventStore, positions: NDArray[np.in
         wanted = positions[~known]
         places = require_sealed(store, events, wanted)
         heights = _blocks(store, prefix, places.indices)
+        to_mine = 2 if len(places) else 0
         return Plan(
             origin=prefix.branch.origin,
             places=places,
             already=int(known.sum()),
             blocks=len(heights),
             snapshots=_snapshots(store, int(heights[0])) if len(heights) else {},
-            hashes=2 * work_of(int(store.last_block(prefix.branch.id).headers["bits"][0])),
+            to_mine=to_mine,
+            hashes=to_mine * work_of(int(store.last_block(prefix.branch.id).headers["bits"][0])),
         )
 
 

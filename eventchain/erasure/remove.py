@@ -151,8 +151,9 @@ class Remover:
         sealer = Sealer(self._store, self._engine, self._clock, builder=rebuilder)
         with _keeping(sealer, self._engine):
             while True:
-                told("linking blocks", rebuilder.left)
-                rebuilder.link()
+                if rebuilder.left:
+                    told("linking blocks", rebuilder.left)
+                    rebuilder.link()
                 sealer.resume()
                 sealer.seal_all(report)
                 if not rebuilder.left:
@@ -236,10 +237,9 @@ def finish(
     return len(there), np.empty(0, np.int64)
 
 
-def purge(store: ChainStore, anchors: Iterable[Anchor], report: Report = lambda what, count: None) -> int:
-    """Destroy the archives of all replaced incarnations; how many there were. Inside
-    ``store.writer()``. Raises StoreError unless one of the anchors is of the trunk's incarnation: of what is
-    destroyed nothing can be proven from there."""
+def archives_to_purge(store: ChainStore, anchors: Iterable[Anchor]) -> list[Incarnation]:
+    """Of all replaced incarnations. Raises StoreError unless one of the anchors is of the trunk's
+    incarnation: of what is destroyed nothing can be proven from there."""
     require_complete(store)
     trunk = trunk_of(store)
     if not any(_is_of(store, trunk, anchor) for anchor in anchors):
@@ -247,7 +247,13 @@ def purge(store: ChainStore, anchors: Iterable[Anchor], report: Report = lambda 
             f"no anchor of {trunk.origin} is given, without which nothing would hold the log any more",
             hint="`eventchain verify --anchor FILE` writes one; keep it, and name it with --anchor",
         )
-    archives = [one for one in store.incarnations() if len(store.last_block(one.id))]
+    return [one for one in store.incarnations() if len(store.last_block(one.id))]
+
+
+def purge(store: ChainStore, anchors: Iterable[Anchor], report: Report = lambda what, count: None) -> int:
+    """Destroy the archives of all replaced incarnations; how many there were. Inside
+    ``store.writer()``. Raises StoreError as :func:`archives_to_purge`."""
+    archives = archives_to_purge(store, anchors)
     with store.transaction():
         for one in archives:
             store.drop(one)

@@ -294,7 +294,7 @@ def _hint(message: str) -> str:
     if "unable to open" in message:
         return "check that it is a file, and the rights of it, of its -wal and -shm and of the folder"
     if "readonly" in message:
-        return "appending needs write access to the file and its folder"
+        return "the file and its folder must be writable"
     if "disk" in message or "full" in message:
         return "check the free space"
     return ""

@@ -50,7 +50,11 @@ def test_an_erasure_from_the_plan_to_what_readers_see(folder: Path) -> None:
     planned = run("erase", "e7", "--position", 21, "--dry-run")
     assert planned.stdout == ""
     assert "to erase: 2 events in 2 blocks, at positions 8, 21" in planned.stderr
+    assert "mining on reference: about" in planned.stderr
     assert "not reached: backups" in planned.stderr
+    told = json.loads(run("erase", "e7", "--dry-run", "--json").stdout)
+    assert (told["blocks_to_mine"], told["hashes"]) == (2, 512)
+    assert told["seconds"]["reference"] > 0
     assert "verdict: clean" in run("verify").stdout
     done = run("erase", "e7", "--position", 21, *REASON, "--actor", "the officer", "--yes")
     assert done.stdout == "erased 2 events\n"
@@ -100,7 +104,10 @@ def test_it_is_done_once_and_by_default_in_your_name(folder: Path) -> None:
 def test_it_asks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--yes does not ask" in run("erase", "e7", *REASON, code=2).stderr
     monkeypatch.setattr("eventchain.cli.erase.is_terminal", lambda: True)
-    assert "nothing was erased" in run("erase", "e7", *REASON, code=2, input="n\n").stderr
+    asked = run("erase", "e7", *REASON, "--json", code=2, input="n\n").stderr
+    assert "to erase: 1 event" in asked  # before the question
+    assert "nothing was erased" in asked
+    assert "interrupted" in run("erase", "e7", *REASON, code=130, input="").stderr
     with open_chain("eventchain.toml") as chain:
         assert list(chain.erasures()) == []
     assert run("erase", "e7", *REASON, input="y\n").stdout == "erased 1 event\n"
@@ -111,6 +118,7 @@ def test_it_asks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ((), "no events are chosen"),
         (("--resume", "e7"), "--resume takes no events"),
+        (("--resume", "--dry-run"), "was planned before"),
         (("e7", "--yes"), "needs a reason"),
         (("e7", "--yes", "--reason", " "), "needs a reason"),
         (("nobody", *REASON), "there is no event nobody"),

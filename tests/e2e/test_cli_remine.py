@@ -76,8 +76,15 @@ def test_a_removal_from_the_plan_to_the_purge(folder: Path) -> None:
 
     refused = run("erase", "--purge", "--yes", code=2)
     assert "no anchor of example.com/bank@2 is given" in refused.stderr
-    assert run("erase", "--purge", "--yes", "--anchor", "anchors.txt").stdout == "purged 1 archive\n"
-    assert run("erase", "--purge", "--yes", "--anchor", "anchors.txt").stdout == "there is no archive\n"
+    purge = ["erase", "--purge", "--anchor", "anchors.txt"]
+    planned = json.loads(run(*purge, "--yes", "--dry-run", "--json").stdout)
+    assert planned == {"archives": [{"origin": "example.com/bank", "from_block": 2, "blocks": 4}]}
+    asked = run(*purge, code=2).stderr
+    assert "to purge: the archive of example.com/bank, 4 blocks from block 2 on" in asked
+    assert "wants to be confirmed" in asked
+    assert "unproven" not in run("verify").stderr
+    assert run(*purge, "--yes").stdout == "purged 1 archive\n"
+    assert run(*purge, "--yes").stdout == "there is no archive\n"
     assert "unproven: example.com/bank@2 block 2" in run("verify", "--anchor", "anchors.txt").stderr
 
 

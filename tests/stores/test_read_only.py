@@ -202,7 +202,7 @@ def test_appending_needs_write_access(events: Path) -> None:
             assert child.recv() == EXPECTED[0]
             refused, message, hint = child.recv()
             assert (refused, message.endswith("readonly database")) == ("refused", True)
-            assert "appending needs write access" in hint
+            assert "must be writable" in hint
 
 
 def test_commits_that_could_not_be_seen_are_not_passed_over(events: Path, tmp_path: Path) -> None:
