@@ -26,10 +26,11 @@ def command(
     block_seconds: float | None,
     log: str,
 ) -> None:
-    """Seal events as they arrive, by miners that connect with Stratum v1, until it is stopped.
+    """Seal events as they arrive, by Stratum v1 miners that connect.
 
-    The same as `eventchain run --backend stratum`. The password that miners must know is the
-    configuration's, [stratum] password; without one anybody may mine who reaches the port.
+    It goes on until it is stopped, and is the same as `eventchain run --backend stratum`. The password that
+    miners must know is the configuration's, [stratum] password; without one anybody may mine who reaches the
+    port.
     """
     from eventchain.config import Config
 
