@@ -59,6 +59,11 @@ class Login:
             raise ConfigError("a TLS key is given without its certificate", hint="give tls_cert too")
         self.read()
 
+    @property
+    def shown(self) -> str:
+        """The servers, without what is secret."""
+        return ", ".join(url.shown for url in parse_servers(self.nats))
+
     def read(self) -> ssl.SSLContext | None:
         """Look at the files, which are read anew for every login: keys and certificates are renewed while a
         worker runs for months. Returns how to set up TLS, None where no file says. Raises ConfigError."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from eventchain.contracts.backend import Device, Solutions, Work
 from eventchain.errors import BackendError, FormatError
 from eventchain.loop import LoopThread
-from eventchain.mining.check import check
+from eventchain.mining.check import check, tried
 from eventchain.mining.schedule import Pace
 from eventchain_fleet.connection import (
     ALIVE,
@@ -60,7 +60,9 @@ SEARCH_SECONDS = 60.0
 """A search returns what it has after so long, if anything was answered: its caller begins another, and no
 header waits longer for what others withhold."""
 FIRST_WORKER_SECONDS = 3.0
-"""How long a worker is waited for in the beginning."""
+"""How long a worker is waited for in the beginning,"""
+FALLBACK_SECONDS = 1.0
+"""and where there is a fallback."""
 TURN_SECONDS, ALIVE_SECONDS, LOOK_SECONDS = 0.25, 1.0, 5.0
 """How often time is seen to pass, everybody is told that the coordinator is there, and streams are looked
 after."""
@@ -80,6 +82,7 @@ class _Search:
     pieces: dict[int, _Piece] = field(default_factory=dict)  # by token; those not answered
     on_lease: int = 0  # of these
     answered: bool = False
+    hashes: float = 0.0  # that were tried, as far as it is known
     cut: bool = False  # a header may be cut in several pieces
     twice: bool = False  # a piece may be out twice
 
@@ -107,12 +110,15 @@ class Coordinator:
 
     groups: of workers that are given work
     local: devices of this host that search while there is no worker; may be none
+    rate: hashes a second of whoever searches now
 
     Raises BackendError where NATS cannot be used, or no worker is there and no local device either.
     """
 
     def __init__(self, login: Login, groups: Sequence[str], local: Sequence[Device] = ()) -> None:
-        self._login, self._groups, self._local = login, tuple(groups), tuple(local)
+        self._login, self._groups = login, tuple(groups)
+        self._local = {device: Pace(TURN_SECONDS) for device in local}
+        self.rate = 0.0
         self._id = new_id()
         self._roster = Roster()
         self._searches: list[_Search] = []
@@ -132,6 +138,11 @@ class Coordinator:
             raise
 
     # -- for the devices
+
+    @property
+    def summary(self) -> str:
+        count = len(self._roster.workers)
+        return f"{count or 'no'} worker{'' if count == 1 else 's'} at {self._login.shown}"
 
     def search(self, work: Work) -> Solutions:
         return self._thread.call(self._search(work))
@@ -161,14 +172,14 @@ class Coordinator:
         await self._connection.subscribe(f"{ROOT}.done.*.*.*", cb=self._on_done)
         await self._connection.subscribe(coordinator_subject(self._id), cb=self._on_question)
         await self._say_alive()  # workers answer at once
-        deadline = time.monotonic() + FIRST_WORKER_SECONDS
-        while not self._roster.workers and time.monotonic() < deadline and not self._local:
+        deadline = time.monotonic() + (FALLBACK_SECONDS if self._local else FIRST_WORKER_SECONDS)
+        while self._lonely and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         if self._failure is not None:
             raise self._failure
-        if not self._roster.workers and not self._local:
+        if self._lonely and not self._local:
             raise BackendError(
-                f"no worker of {' or '.join(self._groups)} is there",
+                f"no worker of group {' or '.join(self._groups)} is there",
                 hint="start `eventchain worker` on some host, or allow [fleet] fallback",
             )
         self._spawn(self._tend())
@@ -248,11 +259,12 @@ class Coordinator:
         finally:
             self._searches.remove(search)
             for piece in search.pieces.values():
-                self._end_lease(piece, lost=False)
+                self._let_go(piece)
             if search.pieces:
                 await self._publish(OVER, Over((search.id,), ()).encode())
             self._hand_out()
-        return search.cutter.solutions()
+        found = search.cutter.solutions()
+        return Solutions(found.index, found.counter, int(search.hashes))
 
     async def _interrupt(self) -> None:
         for search in self._searches:
@@ -309,6 +321,13 @@ class Coordinator:
             if lost:
                 piece.search.cutter.put_back(piece.part)
 
+    def _let_go(self, piece: _Piece) -> None:
+        """Nobody waits for its answer any more."""
+        if piece.on_lease:
+            now = time.monotonic()
+            piece.search.hashes += piece.queue.searched(piece.part.hashes, piece.since, piece.due, now)
+        self._end_lease(piece, lost=False)
+
     # -- answers
 
     async def _on_done(self, message: Any) -> None:
@@ -327,7 +346,8 @@ class Coordinator:
             self._hand_out()
             return
         try:
-            checked = check(search.cutter.work(piece.part), done.solutions)
+            work = search.cutter.work(piece.part)
+            checked = check(work, done.solutions)
         except BackendError as error:
             self._end_lease(piece)
             await self._shut_out(group, worker, error.message)
@@ -338,7 +358,10 @@ class Coordinator:
             piece.queue.answered(piece.part.hashes, now)
         self._end_lease(piece, lost=False)
         self._account(group, worker, piece, len(checked.index))
-        self._rate.append((now, float(checked.hashes)))
+        wanted = search.cutter.is_wanted(piece.part)
+        hashes = float(tried(work, checked.index, checked.counter)[wanted].sum())
+        self._rate.append((now, hashes))
+        search.hashes += hashes
         search.answered = True
         await self._solved(search, piece.part, Solutions(checked.index, checked.counter))
         self._hand_out()
@@ -374,7 +397,7 @@ class Coordinator:
         """Wait no longer for pieces whose headers are all solved. Returns whether there was one."""
         solved = [piece for piece in search.pieces.values() if not search.cutter.is_wanted(piece.part).any()]
         for piece in solved:
-            self._end_lease(piece, lost=False)
+            self._let_go(piece)
             del search.pieces[piece.token]
         self._end_if_done(search)
         return bool(solved)
@@ -448,6 +471,7 @@ class Coordinator:
         out = sum(queue.out for queue in self._roster.queues.values())
         left = sum(search.cutter.hashes_left for search in self._searches)
         rate = sum(hashes for _, hashes in self._rate) / RECENT_SECONDS
+        self.rate = sum(pace.rate for pace in self._local.values()) if self._lonely else self._roster.rate
         alive = Alive(self._id, out, len(self._roster.workers), left, rate, this_host())
         await self._publish(ALIVE, alive.encode())
 
@@ -474,7 +498,7 @@ class Coordinator:
 
     async def _search_here(self, device: Device) -> None:
         """Search on a device of this host while there is no worker."""
-        pace = Pace(TURN_SECONDS)
+        pace = self._local[device]
         while True:
             search = next((one for one in self._searches if not one.cutter.exhausted), None)
             if search is None or not self._lonely:
@@ -487,5 +511,6 @@ class Coordinator:
             solutions = await asyncio.to_thread(device.search, work)
             checked = check(work, solutions)
             pace.update(checked.hashes, time.perf_counter() - began)
+            search.hashes += checked.hashes
             search.answered = True
             await self._solved(search, part, Solutions(checked.index, checked.counter))

@@ -185,7 +185,7 @@ def test_a_worker_mines_for_a_coordinator_and_is_seen(world: World, ways: dict[s
     way = ways[name]
     _, said = way.mine.communicate(timeout=60)
     assert way.mine.returncode == 0, said
-    assert "lane 1" in said
+    assert "backend fleet: 1 worker at " in said
     facts, _ = way.fleet.communicate(timeout=60)
     assert [row["worker"] for row in json.loads(facts)["workers"]] == [way.worker.said[0]["worker"]]
     with open_chain(way.folder / "eventchain.toml") as chain:
