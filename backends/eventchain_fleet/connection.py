@@ -13,15 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from eventchain.errors import BackendError, ConfigError
-from eventchain.nats import (
-    Client,
-    ServerURL,
-    check_credentials,
-    check_seed,
-    explained,
-    forbids,
-    parse_servers,
-)
+from eventchain.nats.client import Client
+from eventchain.nats.failures import explained, forbids
+from eventchain.nats.logins import check_credentials, check_seed
+from eventchain.nats.urls import ServerURL, parse_servers
 
 ROOT = "eventchain.fleet"
 OVER, ALIVE = f"{ROOT}.over", f"{ROOT}.alive"
