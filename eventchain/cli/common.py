@@ -59,7 +59,7 @@ def device_options(command: F) -> F:
         envvar="EVENTCHAIN_BACKEND",
         show_envvar=True,
         metavar="NAME",
-        help="auto, reference, cpu, opencl, cuda, stratum or another installed one. "
+        help="auto, reference, cpu, opencl, cuda, fleet, stratum or another installed one. "
         "Default: the configuration's.",
     )(command)
 

@@ -151,7 +151,7 @@ def test_an_interrupted_search_returns_at_once(fleet: Fleet):
     thread.start()
     time.sleep(0.5)
     device.interrupt()  # type: ignore[attr-defined]
-    thread.join(20)
+    thread.join(60)
     assert [len(answer.index) for answer in answers] == [0]
     backend.close()
 
@@ -467,6 +467,7 @@ def test_a_worker_can_be_stopped_at_any_moment(tmp_path):
         (["--nats", "nats://x:4222", "--creds", "nowhere"], "nowhere cannot be read: No such file"),
         (["--nats", "nats://x:4222", "--group", "a b"], "cannot name a group"),
         (["--nats", "nats://x:4222", "--backend", "fleet"], "a backend of its own host"),
+        (["--nats", "nats://x:4222", "--backend", "stratum"], "a backend of its own host"),
     ],
 )
 def test_a_worker_that_cannot_start_says_why(monkeypatch, options, said):
