@@ -15,11 +15,7 @@ import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from eventchain.contracts.backend import Device, Solutions, Work
 from eventchain.errors import BackendError, FormatError
@@ -51,6 +47,7 @@ from eventchain_fleet.messages import (
 )
 from eventchain_fleet.pieces import Cutter, Part
 from eventchain_fleet.roster import RECENT_SECONDS, Queue, Roster
+from eventchain_fleet.searches import Lent, Search
 from eventchain_fleet.streams import Streams
 
 LEASE_SECONDS = 20.0
@@ -66,43 +63,9 @@ FALLBACK_SECONDS = 1.0
 TURN_SECONDS, ALIVE_SECONDS, LOOK_SECONDS = 0.25, 1.0, 5.0
 """How often time is seen to pass, everybody is told that the coordinator is there, and streams are looked
 after."""
-MAX_SHARED = 1024
-"""Headers of a search that is looked through for what another one has solved."""
 MAX_NAMED = 1000
 """Workers that are warned of when they are shut out: whoever floods us must not fill the logs."""
 logger = logging.getLogger("eventchain")
-
-
-@dataclass(eq=False, slots=True)
-class _Search:
-    id: int
-    cutter: Cutter
-    since: float
-    over: asyncio.Event
-    pieces: dict[int, _Piece] = field(default_factory=dict)  # by token; those not answered
-    on_lease: int = 0  # of these
-    answered: bool = False
-    hashes: float = 0.0  # that were tried, as far as it is known
-    cut: bool = False  # a header may be cut in several pieces
-    twice: bool = False  # a piece may be out twice
-
-    def rows_of(self, tags: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Which of its headers have these tags. Searches of many headers share none: the engine gives one
-        header to several only when it has few."""
-        if len(self.cutter.headers) > MAX_SHARED:
-            return np.empty(0, np.int64)
-        return np.flatnonzero(np.isin(tags_of(self.cutter.headers), tags))
-
-
-@dataclass(eq=False, slots=True)
-class _Piece:
-    search: _Search
-    token: int
-    part: Part
-    queue: Queue
-    since: float
-    due: float
-    on_lease: bool = True
 
 
 class Coordinator:
@@ -121,7 +84,7 @@ class Coordinator:
         self.rate = 0.0
         self._id = new_id()
         self._roster = Roster()
-        self._searches: list[_Search] = []
+        self._searches: list[Search] = []
         self._handed = 0
         self._rate: deque[tuple[float, float]] = deque()  # when, and how many hashes were answered
         self._lonely_since: float | None = None
@@ -246,7 +209,7 @@ class Coordinator:
     # -- searches
 
     async def _search(self, work: Work) -> Solutions:
-        search = _Search(new_id(), Cutter(work), time.monotonic(), asyncio.Event())
+        search = Search(new_id(), Cutter(work), time.monotonic(), asyncio.Event())
         self._searches.append(search)
         try:
             self._hand_out()
@@ -292,7 +255,7 @@ class Coordinator:
         for search in self._searches:
             if (part := search.cutter.draw(size, MAX_HEADERS)) is not None:
                 queue.out, queue.load = queue.out + 1, queue.load + part.hashes
-                piece = _Piece(search, new_id(), part, queue, now, queue.due(now))
+                piece = Lent(search, new_id(), part, queue, now, queue.due(now))
                 search.pieces[piece.token] = piece
                 search.cut |= len(part.rows) == 1
                 search.on_lease += 1
@@ -300,7 +263,7 @@ class Coordinator:
                 return True
         return False
 
-    async def _send(self, piece: _Piece) -> None:
+    async def _send(self, piece: Lent) -> None:
         work = piece.search.cutter.work(piece.part)
         message = Piece(self._id, piece.search.id, piece.token, work).encode()
         try:
@@ -311,7 +274,7 @@ class Coordinator:
             await asyncio.sleep(TURN_SECONDS)
             self._end_lease(piece)
 
-    def _end_lease(self, piece: _Piece, *, lost: bool = True) -> None:
+    def _end_lease(self, piece: Lent, *, lost: bool = True) -> None:
         """``lost``: what was in the piece is to be handed out again. Its answer counts should it come."""
         if piece.on_lease:
             piece.on_lease = False
@@ -321,7 +284,7 @@ class Coordinator:
             if lost:
                 piece.search.cutter.put_back(piece.part)
 
-    def _let_go(self, piece: _Piece) -> None:
+    def _let_go(self, piece: Lent) -> None:
         """Nobody waits for its answer any more."""
         if piece.on_lease:
             now = time.monotonic()
@@ -369,14 +332,14 @@ class Coordinator:
             reason = f"it should have solved {known.due:.0f} headers, and solved {known.found}"
             await self._shut_out(group, worker, reason)
 
-    def _account(self, group: str, worker: str, piece: _Piece, found: int) -> None:
+    def _account(self, group: str, worker: str, piece: Lent, found: int) -> None:
         """How much the worker should have found; only where nobody else had found any of it."""
         known = self._roster.workers.get((group, worker))
         if known and piece.search.cutter.is_wanted(piece.part).all():
             known.due += piece.search.cutter.odds(piece.part)
             known.found += found
 
-    async def _solved(self, search: _Search, part: Part, solutions: Solutions) -> None:
+    async def _solved(self, search: Search, part: Part, solutions: Solutions) -> None:
         """Take solutions, and call off whatever else is out for the same headers."""
         rows = search.cutter.solve(part, solutions)
         if len(rows):
@@ -393,7 +356,7 @@ class Coordinator:
                     await self._publish(OVER, over.encode())
         self._end_if_done(search)
 
-    def _call_off(self, search: _Search) -> bool:
+    def _call_off(self, search: Search) -> bool:
         """Wait no longer for pieces whose headers are all solved. Returns whether there was one."""
         solved = [piece for piece in search.pieces.values() if not search.cutter.is_wanted(piece.part).any()]
         for piece in solved:
@@ -402,7 +365,7 @@ class Coordinator:
         self._end_if_done(search)
         return bool(solved)
 
-    def _end_if_done(self, search: _Search) -> None:
+    def _end_if_done(self, search: Search) -> None:
         if not search.on_lease and search.cutter.exhausted:
             search.over.set()
 
