@@ -40,7 +40,7 @@ chain = {chain}
 anchor = {anchor}
 
 [mining]
-# auto (the fastest that works here), reference, cpu, opencl, cuda, stratum or another installed one;
+# auto (the fastest that works here), reference, cpu, opencl, cuda, fleet, stratum or another one;
 # --backend and EVENTCHAIN_BACKEND come before it.
 backend = {backend}
 

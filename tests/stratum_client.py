@@ -47,7 +47,7 @@ class Notified:
 class Client:
     """One connection. Errors of the server come back as ``(code, reason)``."""
 
-    def __init__(self, port: int, worker: str = "rig", timeout: float = 20.0) -> None:
+    def __init__(self, port: int, worker: str = "rig", timeout: float = 60.0) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         self.worker = worker
         self.extranonce1 = b""

@@ -11,8 +11,8 @@ from eventchain.mining.backends import choose
 from eventchain_fleet.connection import DEFAULT_GROUP, Login, check_group
 from eventchain_fleet.coordinator import Coordinator
 
-LANES = 9
-"""Searches at once: while one waits for its last pieces, the others keep the workers busy."""
+SEARCHES = 9
+"""At once: while one waits for its last pieces, the others keep the workers busy."""
 SLICE_SECONDS = 9.0
 """Of a search, while others run beside it: some pieces for each worker."""
 
@@ -22,9 +22,13 @@ class FleetDevice:
 
     slice_seconds = SLICE_SECONDS
 
-    def __init__(self, coordinator: Coordinator, lane: int) -> None:
-        self.name = f"lane {lane}"
+    def __init__(self, coordinator: Coordinator, number: int) -> None:
+        self.name = f"search {number}"
         self._coordinator = coordinator
+
+    @property
+    def hashes_per_second(self) -> float:
+        return self._coordinator.rate / SEARCHES
 
     def search(self, work: Work) -> Solutions:
         return self._coordinator.search(work)
@@ -37,8 +41,12 @@ class FleetBackend:
     name = "fleet"
 
     def __init__(self, coordinator: Coordinator) -> None:
-        self.devices: Sequence[Device] = [FleetDevice(coordinator, lane + 1) for lane in range(LANES)]
+        self.devices: Sequence[Device] = [FleetDevice(coordinator, n + 1) for n in range(SEARCHES)]
         self._coordinator = coordinator
+
+    @property
+    def summary(self) -> str:
+        return self._coordinator.summary
 
     def close(self) -> None:
         self._coordinator.close()

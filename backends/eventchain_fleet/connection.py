@@ -13,15 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from eventchain.errors import BackendError, ConfigError
-from eventchain.nats import (
-    Client,
-    ServerURL,
-    check_credentials,
-    check_seed,
-    explained,
-    forbids,
-    parse_servers,
-)
+from eventchain.nats.client import Client
+from eventchain.nats.failures import explained, forbids
+from eventchain.nats.logins import check_credentials, check_seed
+from eventchain.nats.urls import ServerURL, parse_servers
 
 ROOT = "eventchain.fleet"
 OVER, ALIVE = f"{ROOT}.over", f"{ROOT}.alive"
@@ -58,6 +53,11 @@ class Login:
         if self.tls_key and not self.tls_cert:
             raise ConfigError("a TLS key is given without its certificate", hint="give tls_cert too")
         self.read()
+
+    @property
+    def shown(self) -> str:
+        """The servers, without what is secret."""
+        return ", ".join(url.shown for url in parse_servers(self.nats))
 
     def read(self) -> ssl.SSLContext | None:
         """Look at the files, which are read anew for every login: keys and certificates are renewed while a

@@ -15,16 +15,12 @@ import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from eventchain.contracts.backend import Device, Solutions, Work
 from eventchain.errors import BackendError, FormatError
 from eventchain.loop import LoopThread
-from eventchain.mining.check import check
+from eventchain.mining.check import check, tried
 from eventchain.mining.schedule import Pace
 from eventchain_fleet.connection import (
     ALIVE,
@@ -51,6 +47,7 @@ from eventchain_fleet.messages import (
 )
 from eventchain_fleet.pieces import Cutter, Part
 from eventchain_fleet.roster import RECENT_SECONDS, Queue, Roster
+from eventchain_fleet.searches import Lent, Search
 from eventchain_fleet.streams import Streams
 
 LEASE_SECONDS = 20.0
@@ -60,46 +57,15 @@ SEARCH_SECONDS = 60.0
 """A search returns what it has after so long, if anything was answered: its caller begins another, and no
 header waits longer for what others withhold."""
 FIRST_WORKER_SECONDS = 3.0
-"""How long a worker is waited for in the beginning."""
+"""How long a worker is waited for in the beginning,"""
+FALLBACK_SECONDS = 1.0
+"""and where there is a fallback."""
 TURN_SECONDS, ALIVE_SECONDS, LOOK_SECONDS = 0.25, 1.0, 5.0
 """How often time is seen to pass, everybody is told that the coordinator is there, and streams are looked
 after."""
-MAX_SHARED = 1024
-"""Headers of a search that is looked through for what another one has solved."""
 MAX_NAMED = 1000
 """Workers that are warned of when they are shut out: whoever floods us must not fill the logs."""
 logger = logging.getLogger("eventchain")
-
-
-@dataclass(eq=False, slots=True)
-class _Search:
-    id: int
-    cutter: Cutter
-    since: float
-    over: asyncio.Event
-    pieces: dict[int, _Piece] = field(default_factory=dict)  # by token; those not answered
-    on_lease: int = 0  # of these
-    answered: bool = False
-    cut: bool = False  # a header may be cut in several pieces
-    twice: bool = False  # a piece may be out twice
-
-    def rows_of(self, tags: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Which of its headers have these tags. Searches of many headers share none: the engine gives one
-        header to several only when it has few."""
-        if len(self.cutter.headers) > MAX_SHARED:
-            return np.empty(0, np.int64)
-        return np.flatnonzero(np.isin(tags_of(self.cutter.headers), tags))
-
-
-@dataclass(eq=False, slots=True)
-class _Piece:
-    search: _Search
-    token: int
-    part: Part
-    queue: Queue
-    since: float
-    due: float
-    on_lease: bool = True
 
 
 class Coordinator:
@@ -107,15 +73,18 @@ class Coordinator:
 
     groups: of workers that are given work
     local: devices of this host that search while there is no worker; may be none
+    rate: hashes a second of whoever searches now
 
     Raises BackendError where NATS cannot be used, or no worker is there and no local device either.
     """
 
     def __init__(self, login: Login, groups: Sequence[str], local: Sequence[Device] = ()) -> None:
-        self._login, self._groups, self._local = login, tuple(groups), tuple(local)
+        self._login, self._groups = login, tuple(groups)
+        self._local = {device: Pace(TURN_SECONDS) for device in local}
+        self.rate = 0.0
         self._id = new_id()
         self._roster = Roster()
-        self._searches: list[_Search] = []
+        self._searches: list[Search] = []
         self._handed = 0
         self._rate: deque[tuple[float, float]] = deque()  # when, and how many hashes were answered
         self._lonely_since: float | None = None
@@ -132,6 +101,11 @@ class Coordinator:
             raise
 
     # -- for the devices
+
+    @property
+    def summary(self) -> str:
+        count = len(self._roster.workers)
+        return f"{count or 'no'} worker{'' if count == 1 else 's'} at {self._login.shown}"
 
     def search(self, work: Work) -> Solutions:
         return self._thread.call(self._search(work))
@@ -161,14 +135,14 @@ class Coordinator:
         await self._connection.subscribe(f"{ROOT}.done.*.*.*", cb=self._on_done)
         await self._connection.subscribe(coordinator_subject(self._id), cb=self._on_question)
         await self._say_alive()  # workers answer at once
-        deadline = time.monotonic() + FIRST_WORKER_SECONDS
-        while not self._roster.workers and time.monotonic() < deadline and not self._local:
+        deadline = time.monotonic() + (FALLBACK_SECONDS if self._local else FIRST_WORKER_SECONDS)
+        while self._lonely and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         if self._failure is not None:
             raise self._failure
-        if not self._roster.workers and not self._local:
+        if self._lonely and not self._local:
             raise BackendError(
-                f"no worker of {' or '.join(self._groups)} is there",
+                f"no worker of group {' or '.join(self._groups)} is there",
                 hint="start `eventchain worker` on some host, or allow [fleet] fallback",
             )
         self._spawn(self._tend())
@@ -235,7 +209,7 @@ class Coordinator:
     # -- searches
 
     async def _search(self, work: Work) -> Solutions:
-        search = _Search(new_id(), Cutter(work), time.monotonic(), asyncio.Event())
+        search = Search(new_id(), Cutter(work), time.monotonic(), asyncio.Event())
         self._searches.append(search)
         try:
             self._hand_out()
@@ -248,11 +222,12 @@ class Coordinator:
         finally:
             self._searches.remove(search)
             for piece in search.pieces.values():
-                self._end_lease(piece, lost=False)
+                self._let_go(piece)
             if search.pieces:
                 await self._publish(OVER, Over((search.id,), ()).encode())
             self._hand_out()
-        return search.cutter.solutions()
+        found = search.cutter.solutions()
+        return Solutions(found.index, found.counter, int(search.hashes))
 
     async def _interrupt(self) -> None:
         for search in self._searches:
@@ -280,7 +255,7 @@ class Coordinator:
         for search in self._searches:
             if (part := search.cutter.draw(size, MAX_HEADERS)) is not None:
                 queue.out, queue.load = queue.out + 1, queue.load + part.hashes
-                piece = _Piece(search, new_id(), part, queue, now, queue.due(now))
+                piece = Lent(search, new_id(), part, queue, now, queue.due(now))
                 search.pieces[piece.token] = piece
                 search.cut |= len(part.rows) == 1
                 search.on_lease += 1
@@ -288,7 +263,7 @@ class Coordinator:
                 return True
         return False
 
-    async def _send(self, piece: _Piece) -> None:
+    async def _send(self, piece: Lent) -> None:
         work = piece.search.cutter.work(piece.part)
         message = Piece(self._id, piece.search.id, piece.token, work).encode()
         try:
@@ -299,7 +274,7 @@ class Coordinator:
             await asyncio.sleep(TURN_SECONDS)
             self._end_lease(piece)
 
-    def _end_lease(self, piece: _Piece, *, lost: bool = True) -> None:
+    def _end_lease(self, piece: Lent, *, lost: bool = True) -> None:
         """``lost``: what was in the piece is to be handed out again. Its answer counts should it come."""
         if piece.on_lease:
             piece.on_lease = False
@@ -308,6 +283,13 @@ class Coordinator:
             piece.queue.load -= piece.part.hashes
             if lost:
                 piece.search.cutter.put_back(piece.part)
+
+    def _let_go(self, piece: Lent) -> None:
+        """Nobody waits for its answer any more."""
+        if piece.on_lease:
+            now = time.monotonic()
+            piece.search.hashes += piece.queue.searched(piece.part.hashes, piece.since, piece.due, now)
+        self._end_lease(piece, lost=False)
 
     # -- answers
 
@@ -327,7 +309,8 @@ class Coordinator:
             self._hand_out()
             return
         try:
-            checked = check(search.cutter.work(piece.part), done.solutions)
+            work = search.cutter.work(piece.part)
+            checked = check(work, done.solutions)
         except BackendError as error:
             self._end_lease(piece)
             await self._shut_out(group, worker, error.message)
@@ -338,7 +321,10 @@ class Coordinator:
             piece.queue.answered(piece.part.hashes, now)
         self._end_lease(piece, lost=False)
         self._account(group, worker, piece, len(checked.index))
-        self._rate.append((now, float(checked.hashes)))
+        wanted = search.cutter.is_wanted(piece.part)
+        hashes = float(tried(work, checked.index, checked.counter)[wanted].sum())
+        self._rate.append((now, hashes))
+        search.hashes += hashes
         search.answered = True
         await self._solved(search, piece.part, Solutions(checked.index, checked.counter))
         self._hand_out()
@@ -346,14 +332,14 @@ class Coordinator:
             reason = f"it should have solved {known.due:.0f} headers, and solved {known.found}"
             await self._shut_out(group, worker, reason)
 
-    def _account(self, group: str, worker: str, piece: _Piece, found: int) -> None:
+    def _account(self, group: str, worker: str, piece: Lent, found: int) -> None:
         """How much the worker should have found; only where nobody else had found any of it."""
         known = self._roster.workers.get((group, worker))
         if known and piece.search.cutter.is_wanted(piece.part).all():
             known.due += piece.search.cutter.odds(piece.part)
             known.found += found
 
-    async def _solved(self, search: _Search, part: Part, solutions: Solutions) -> None:
+    async def _solved(self, search: Search, part: Part, solutions: Solutions) -> None:
         """Take solutions, and call off whatever else is out for the same headers."""
         rows = search.cutter.solve(part, solutions)
         if len(rows):
@@ -370,16 +356,16 @@ class Coordinator:
                     await self._publish(OVER, over.encode())
         self._end_if_done(search)
 
-    def _call_off(self, search: _Search) -> bool:
+    def _call_off(self, search: Search) -> bool:
         """Wait no longer for pieces whose headers are all solved. Returns whether there was one."""
         solved = [piece for piece in search.pieces.values() if not search.cutter.is_wanted(piece.part).any()]
         for piece in solved:
-            self._end_lease(piece, lost=False)
+            self._let_go(piece)
             del search.pieces[piece.token]
         self._end_if_done(search)
         return bool(solved)
 
-    def _end_if_done(self, search: _Search) -> None:
+    def _end_if_done(self, search: Search) -> None:
         if not search.on_lease and search.cutter.exhausted:
             search.over.set()
 
@@ -448,6 +434,7 @@ class Coordinator:
         out = sum(queue.out for queue in self._roster.queues.values())
         left = sum(search.cutter.hashes_left for search in self._searches)
         rate = sum(hashes for _, hashes in self._rate) / RECENT_SECONDS
+        self.rate = sum(pace.rate for pace in self._local.values()) if self._lonely else self._roster.rate
         alive = Alive(self._id, out, len(self._roster.workers), left, rate, this_host())
         await self._publish(ALIVE, alive.encode())
 
@@ -474,7 +461,7 @@ class Coordinator:
 
     async def _search_here(self, device: Device) -> None:
         """Search on a device of this host while there is no worker."""
-        pace = Pace(TURN_SECONDS)
+        pace = self._local[device]
         while True:
             search = next((one for one in self._searches if not one.cutter.exhausted), None)
             if search is None or not self._lonely:
@@ -487,5 +474,6 @@ class Coordinator:
             solutions = await asyncio.to_thread(device.search, work)
             checked = check(work, solutions)
             pace.update(checked.hashes, time.perf_counter() - began)
+            search.hashes += checked.hashes
             search.answered = True
             await self._solved(search, part, Solutions(checked.index, checked.counter))

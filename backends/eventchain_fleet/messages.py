@@ -97,7 +97,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """Worker to everybody, once a second for each of its devices: I am here.
+    """Worker to everybody, every two seconds for each of its devices: I am here.
 
     b"ECh1" | number u16, which device of the worker | size class u8 | rate f64, hashes a second | pieces u64,
     answered so far | errors u32, pieces refused or failed | name of the device, NAME_BYTES of UTF-8, padded

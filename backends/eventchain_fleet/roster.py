@@ -32,14 +32,18 @@ FIRST_SIZE, GROWTH = 2.0**20, 8.0
 """Hashes in a queue's first piece; and a piece is at most so many times as large as one that was answered."""
 SIGMAS, LEAST_DUE = 6.0, 36.0
 """A worker that found less than it should have, by so many standard deviations, hides what it finds."""
+BELIEVED = 2.0
+"""A device is believed to be at most so many times as fast as the pieces of its queue are for."""
 
 
 @dataclass(slots=True)
 class Worker:
-    """devices: number to size class; due, found: headers that it should have solved, on average, and has."""
+    """devices: number to size class; rates: number to hashes a second, as it says; due, found: headers that
+    it should have solved, on average, and has."""
 
     seen: float
     devices: dict[int, int] = field(default_factory=dict)
+    rates: dict[int, float] = field(default_factory=dict)
     due: float = 0.0
     found: int = 0
 
@@ -84,6 +88,13 @@ class Queue:
         pieces = self.load / 2.0**self.size_class / max(1, self.devices)
         return now + GRACE_SECONDS + 2 * PIECE_SECONDS * pieces
 
+    def searched(self, hashes: float, since: float, due: float, now: float) -> float:
+        """About how much of a piece of so many expected hashes is searched by now, which was given at
+        ``since`` and is due at ``due``."""
+        seconds = PIECE_SECONDS * hashes / 2.0**self.size_class
+        end = since + max(seconds, (due - since - GRACE_SECONDS) / 2)
+        return hashes * min(1.0, max(0.0, 1 - (end - now) / seconds))
+
     def answered(self, hashes: float, now: float) -> None:
         self._answers.append(now)
         self._misses = 0
@@ -121,14 +132,26 @@ class Roster:
                 return
             worker = self.workers[key] = Worker(now)
         worker.seen = now
+        if here.number >= MAX_DEVICES:
+            return
+        worker.rates[here.number] = here.rate
         before = worker.devices.get(here.number)
-        if before == here.size_class or here.number >= MAX_DEVICES:
+        if before == here.size_class:
             return
         if before is not None:
             self.queues[group, before].devices -= 1
         worker.devices[here.number] = here.size_class
         queue = self.queues.setdefault((group, here.size_class), Queue(group, here.size_class))
         queue.devices += 1
+
+    @property
+    def rate(self) -> float:
+        """Hashes a second of all workers, as they say, as far as that is believed."""
+        return sum(
+            min(worker.rates[number], BELIEVED * self.queues[key[0], size_class].size / PIECE_SECONDS)
+            for key, worker in self.workers.items()
+            for number, size_class in worker.devices.items()
+        )
 
     def share_of(self, queue: Queue) -> float:
         """What part of all work a device of this queue should do, by its size class."""

@@ -306,20 +306,22 @@ class Unit:
         while not self._worker.is_void(piece):
             if (off := self._worker.called_off(piece.search, tags)).any():
                 cutter.abandon(np.flatnonzero(off))
+            start = time.perf_counter()
             part = cutter.draw(self.rate / self._duty * SLICE_SECONDS, MAX_HEADERS)
-            if part is None:
+            if part is not None:
+                work = cutter.work(part)
+                solutions = await loop.run_in_executor(None, self.device.search, work)
+                hashes += check(work, solutions).hashes
+                cutter.solve(part, solutions)
+            rest = (time.perf_counter() - start) * (1 / self._duty - 1)
+            if searched := cutter.exhausted:
                 self.pieces += 1
                 done = Done(piece.search, piece.token, cutter.solutions())
                 await self._worker.publish("done", done.encode())
+            if self._duty < 1:  # nobody waits for its rest
+                await asyncio.sleep(rest)
+            if searched:
                 break
-            work = cutter.work(part)
-            start = time.perf_counter()
-            solutions = await loop.run_in_executor(None, self.device.search, work)
-            if self._duty < 1:
-                await asyncio.sleep((time.perf_counter() - start) * (1 / self._duty - 1))
-            checked = check(work, solutions)
-            hashes += checked.hashes
-            cutter.solve(part, solutions)
         if self._measured(hashes, time.perf_counter() - began):
             await self._worker.say_here()
 

@@ -12,26 +12,23 @@ import logging
 import os
 import secrets
 import socket
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from eventchain.contracts.backend import Sealed, Task
 from eventchain.errors import BackendError, FormatError
 from eventchain.formats.header import HEADER
+from eventchain.loop import LoopThread
 from eventchain_stratum import protocol
 from eventchain_stratum.accounts import Accounts
 from eventchain_stratum.allowance import Allowance
 from eventchain_stratum.jobs import Block, Blocks, Job, Key
 from eventchain_stratum.protocol import Refused
 from eventchain_stratum.vardiff import Vardiff
-
-T = TypeVar("T")
 
 MAX_CONNECTIONS = 512
 """Well below the files that a process may open, which are often 1,024."""
@@ -118,15 +115,12 @@ class Server:
         self._handed = 0
         self._warned: set[str] = set()
         self._extranonce1 = secrets.randbelow(2**31)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="stratum", daemon=True)
-        self._thread.start()
+        self._server: asyncio.Server | None = None
+        self._thread = LoopThread("stratum")
         try:
-            self._server = self._call(
-                asyncio.start_server(self._serve, host, port, limit=protocol.MAX_LINE, backlog=256)
-            )
+            self.port = self._thread.call(self._begin(host, port))
         except OSError as error:
-            self._stop()
+            self.close()
             reason = error.strerror or str(error)
             if error.errno and not isinstance(error, socket.gaierror):
                 reason = os.strerror(error.errno)  # asyncio's own repeats the address
@@ -134,40 +128,32 @@ class Server:
                 f"cannot listen on {host}:{port}: {reason}",
                 hint="another program may listen there, or the address is not this host's",
             ) from error
-        self.port: int = self._server.sockets[0].getsockname()[1]
-        self._call(self._begin())
 
     # -- for other threads
 
     def mine(self, task: Task) -> Sealed:
-        return self._call(self._mine(task))
+        return self._thread.call(self._mine(task))
 
     def close(self) -> None:
         """Close every connection and stop."""
-        self._call(self._end())
-        self._stop()
-
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def _stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.close(self._end())
 
     # -- on the loop's thread: begin and end
 
-    async def _begin(self) -> None:
+    async def _begin(self, host: str, port: int) -> int:
+        """Returns the port where it listens."""
+        self._server = await asyncio.start_server(
+            self._serve, host, port, limit=protocol.MAX_LINE, backlog=256
+        )
         self._ticking = asyncio.create_task(self._tick())
+        found: int = self._server.sockets[0].getsockname()[1]
+        return found
 
     async def _end(self) -> None:
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
         for connection in self._connections:
             connection.writer.transport.abort()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for other in others:
-            other.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
         await asyncio.sleep(0)  # the transports close
 
     async def _tick(self) -> None:
@@ -372,5 +358,5 @@ class Server:
             self._solved[job.block.key] = share.header, share.extranonce
             self._blocks.solve(job.block)
             self._news.set()
-            self._loop.call_soon(self._hand_out)  # when the miner has its answer
+            self._thread.loop.call_soon(self._hand_out)  # when the miner has its answer
         return True

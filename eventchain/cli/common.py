@@ -59,7 +59,7 @@ def device_options(command: F) -> F:
         envvar="EVENTCHAIN_BACKEND",
         show_envvar=True,
         metavar="NAME",
-        help="auto, reference, cpu, opencl, cuda, stratum or another installed one. "
+        help="auto, reference, cpu, opencl, cuda, fleet, stratum or another installed one. "
         "Default: the configuration's.",
     )(command)
 
@@ -166,7 +166,7 @@ def about(seconds: float) -> str:
 def announce(choice: Choice) -> None:
     """Say which devices will mine, and which of the backend's will not. Why ``auto`` passed over other
     backends is what ``eventchain backends`` says."""
-    note(f"backend {choice.name}: {', '.join(device.name for device in choice.devices)}")
+    note(f"backend {choice.name}: {choice.summary}")
     for name, reason in choice.set_aside.items():
         say_set_aside(name, reason)
 

@@ -75,7 +75,7 @@ def command(
     login, group = Login(nats, **files), check_group(group)
     if nice:
         os.nice(LOWEST_PRIORITY)
-    if backend.casefold() == "fleet":
+    if backend.casefold() in ("fleet", "stratum"):
         raise click.UsageError("A worker searches with a backend of its own host.")
     choice = choose(backend, device)
     announce(choice)

@@ -62,10 +62,12 @@ class Solutions:
 
     index: (m,) uint32, which header of the work
     counter: (m,) uint64, the counter that meets the header's target
+    hashes: how many were tried, where the search ended before all others had their whole range tried
     """
 
     index: NDArray[np.uint32]
     counter: NDArray[np.uint64]
+    hashes: int | None = None
 
 
 class Device(Protocol):
@@ -73,9 +75,10 @@ class Device(Protocol):
     from several threads. It may take long to prepare on its first call. It raises
     :class:`~eventchain.errors.BackendError` when the device fails.
 
-    A device that is far away may have two attributes more. ``slice_seconds``: how long a search had better
-    take, where the engine's quarter of a second is too short. ``interrupt()``: searches in flight are to
-    return what they have, since the engine closes."""
+    A device that is far away may have three attributes more. ``slice_seconds``: how long a search had better
+    take, where the engine's quarter of a second is too short. ``hashes_per_second``: how fast it is, where
+    its searches wait for each other. ``interrupt()``: searches in flight are to return what they have, since
+    the engine closes."""
 
     @property
     def name(self) -> str:
@@ -149,7 +152,9 @@ class Miner(Protocol):
 
 
 class Backend(Protocol):
-    """A way to mine, with every device that it found on this host (at least one), or miner."""
+    """A way to mine, with every device that it found on this host (at least one), or miner.
+
+    One whose devices mean nothing to people may have one attribute more, ``summary``: who mines."""
 
     @property
     def name(self) -> str: ...

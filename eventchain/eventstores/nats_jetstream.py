@@ -18,7 +18,10 @@ from eventchain.errors import ConfigError, StoreError
 from eventchain.eventstores.index_check import PlainCheck
 from eventchain.formats.event import EVENT_SCHEMA, UNKNOWN, irregular_id, joined
 from eventchain.loop import LoopThread
-from eventchain.nats import connect, explained, headers_of, parse_url
+from eventchain.nats.client import connect
+from eventchain.nats.failures import explained
+from eventchain.nats.headers import headers_of
+from eventchain.nats.urls import parse_url
 
 # isort: split
 # Only after ours, which says what to do where the library is missing.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -34,11 +34,18 @@ class Choice:
     """A backend's name and those of its devices that are to be used, at least one; they are tested.
 
     reasons: why another backend (by ``auto``) or one of its devices was left out, by its name
+    told: the backend's own ``summary``
     """
 
     name: str
     devices: tuple[Device | Miner, ...]
     reasons: dict[str, str] = field(default_factory=dict)
+    told: str = ""
+
+    @property
+    def summary(self) -> str:
+        """Who mines, for people: what the backend says, or the names of its devices."""
+        return self.told or ", ".join(device.name for device in self.devices)
 
     @property
     def set_aside(self) -> dict[str, str]:
@@ -162,7 +169,9 @@ def choose(name: str = AUTO, device: str | None = None, settings: Mapping[str, A
     """
     if name.casefold() != AUTO:
         name = _registered(name)
-        return _tested(name, select(open_backend(name, settings).devices, device))
+        backend = open_backend(name, settings)
+        choice = _tested(name, select(backend.devices, device))
+        return replace(choice, told=getattr(backend, "summary", ""))
     best: Choice | None = None
     fastest = 0.0
     reasons: dict[str, str] = {}

@@ -41,6 +41,7 @@ def check(work: Work, solutions: Solutions) -> Checked:
     # Copies, so that what is used later is what was checked even when the device reuses its buffers.
     try:
         index, counter = np.array(solutions.index), np.array(solutions.counter)
+        told = getattr(solutions, "hashes", None)
     except Exception as error:  # whatever it was that came back, it was no answer
         raise BackendError(f"no solutions but {type(solutions).__name__} came back") from error
     if index.dtype != np.uint32 or counter.dtype != np.uint64:
@@ -61,7 +62,10 @@ def check(work: Work, solutions: Solutions) -> Checked:
         wrong = ~meets_target(headers)
         if wrong.any():
             raise BackendError(f"counter {counter[wrong][0]} does not meet its header's target")
-    return Checked(index, counter, headers, _tried(work, index, counter))
+    hashes = int(tried(work, index, counter).sum())
+    if isinstance(told, int):
+        hashes = min(hashes, max(0, told))
+    return Checked(index, counter, headers, hashes)
 
 
 def check_sealed(task: Task, sealed: Sealed) -> Sealed:
@@ -107,9 +111,9 @@ def _check_index(index: NDArray[np.uint32], headers: int) -> None:
         raise BackendError("a header is said to be solved twice in one answer")
 
 
-def _tried(work: Work, index: NDArray[np.uint32], counter: NDArray[np.uint64]) -> int:
-    """Counters up to each hit, all of the range where there is none."""
+def tried(work: Work, index: NDArray[np.uint32], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Of each header the counters up to its hit, all of the range where there is none: (n,) uint64."""
     space = np.uint64(work.rolls * NONCES)
     ranges = np.minimum(space - np.minimum(work.start, space), np.uint64(min(work.count, int(space))))
     ranges[index] = counter - work.start[index] + np.uint64(1)
-    return int(ranges.sum())
+    return ranges

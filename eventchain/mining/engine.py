@@ -159,13 +159,16 @@ class Engine:
 
     def rate(self) -> dict[str, float]:
         """MH/s of each device that is not benched, over its last few slices and the rests between them; 0
-        before its first."""
+        before its first. Of one that is far away, what it says."""
         with self._changed:
             return {
-                device.name: pace.rate / 1e6 * (1.0 if isinstance(device, Miner) else self._duty)
+                device.name: getattr(device, "hashes_per_second", pace.rate * self._duty_of(device)) / 1e6
                 for number, pace in self._schedule.paces.items()
                 for device in [self._devices[number]]
             }
+
+    def _duty_of(self, device: Device | Miner) -> float:
+        return 1.0 if isinstance(device, Miner) else self._duty
 
     def close(self, timeout: float = 60.0) -> None:
         """Stop when the slices in flight are done; what they find can still be collected. A device that

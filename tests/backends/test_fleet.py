@@ -120,6 +120,19 @@ def test_a_header_that_is_found_ends_its_search(fleet: Fleet):
     backend.close()
 
 
+def test_what_is_called_off_counts_as_far_as_it_was_tried(fleet: Fleet):
+    """A header after the other, each in all searches at once, and solved by one of them."""
+    backend = fleet.open()
+    with Engine(backend.devices) as engine:
+        for _ in range(30):
+            submit(engine, 1, 18)
+            collect(engine, 1)
+        rates = [unit["hashes_per_second"] for worker in fleet.workers for unit in worker.said]
+        assert 0 < sum(engine.rate().values()) * 1e6 <= 2 * max(rates)
+    assert engine.hashes < 6 * 30 * 2**18
+    backend.close()
+
+
 def test_what_was_called_off_can_be_searched_again(fleet: Fleet):
     """A coordinator may die with a solution that nobody has: the next one asks for the same header."""
     backend = fleet.open()
@@ -138,7 +151,7 @@ def test_an_interrupted_search_returns_at_once(fleet: Fleet):
     thread.start()
     time.sleep(0.5)
     device.interrupt()  # type: ignore[attr-defined]
-    thread.join(20)
+    thread.join(60)
     assert [len(answer.index) for answer in answers] == [0]
     backend.close()
 
@@ -364,7 +377,10 @@ def test_this_host_mines_while_there_is_no_worker(tmp_path, caplog):
 
 def test_without_anybody_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("eventchain_fleet.coordinator.FIRST_WORKER_SECONDS", 0.5)
-    with fleet_in(tmp_path, 0) as fleet, pytest.raises(BackendError, match="no worker of workers") as said:
+    with (
+        fleet_in(tmp_path, 0) as fleet,
+        pytest.raises(BackendError, match="no worker of group workers") as said,
+    ):
         fleet.open()
     assert "eventchain worker" in said.value.hint
     with pytest.raises(BackendError, match=r"NATS at nats://127\.0\.0\.1:9: "):
@@ -425,7 +441,7 @@ def test_a_coordinator_is_killed_and_the_next_one_goes_on(fleet: Fleet, tmp_path
     assert shown["hashes_left"] > 0
     done = eventchain(tmp_path, "mine", "--block-events", "1")
     assert done.returncode == 0, done.stderr
-    assert "backend fleet: lane 1" in done.stderr
+    assert f"backend fleet: 2 workers at {fleet.server.url}" in done.stderr
     with open_chain(file) as chain:
         assert chain.verify().verdict == "clean"
         assert ChainView(chain.store).sealed_height == 60
@@ -451,6 +467,7 @@ def test_a_worker_can_be_stopped_at_any_moment(tmp_path):
         (["--nats", "nats://x:4222", "--creds", "nowhere"], "nowhere cannot be read: No such file"),
         (["--nats", "nats://x:4222", "--group", "a b"], "cannot name a group"),
         (["--nats", "nats://x:4222", "--backend", "fleet"], "a backend of its own host"),
+        (["--nats", "nats://x:4222", "--backend", "stratum"], "a backend of its own host"),
     ],
 )
 def test_a_worker_that_cannot_start_says_why(monkeypatch, options, said):

@@ -93,8 +93,8 @@ def test_what_is_solved_or_abandoned_is_not_handed_out():
 # -- trust
 
 
-def here(size_class: int, number: int = 0) -> Here:
-    return Here(number, size_class, 1e9, 0, 0, "a device")
+def here(size_class: int, number: int = 0, rate: float = 1e9) -> Here:
+    return Here(number, size_class, rate, 0, 0, "a device")
 
 
 def test_a_queue_is_given_more_only_as_it_answers():
@@ -144,6 +144,21 @@ def test_an_answer_is_due_after_all_that_was_given_before():
     queue.devices = 2
     queue.load = 4 * 2.0**30  # two pieces of two seconds for each device: four seconds, and as much to spare
     assert queue.due(100.0) == 100.0 + 2 + 8
+
+
+def test_what_is_called_off_was_searched_as_far_as_there_was_time():
+    queue = Queue("workers", 30)
+    queue.devices, queue.load = 1, 2 * 2.0**30  # a piece of two seconds goes before this one
+    due = queue.due(100.0)
+    searched = [queue.searched(2.0**30, 100.0, due, 100.0 + seconds) for seconds in (1, 2, 3, 4, 9)]
+    assert searched == [0, 0, 2.0**29, 2.0**30, 2.0**30]
+
+
+def test_workers_are_believed_to_be_as_fast_as_they_say_within_reason():
+    roster = Roster()
+    roster.heard("workers", "a.1", here(20, rate=3e5), 0.0)
+    roster.heard("workers", "liar.1", here(60, rate=1e18), 0.0)
+    assert 3e5 < roster.rate < 3e6
 
 
 def test_a_queue_holds_a_few_pieces_for_each_device():

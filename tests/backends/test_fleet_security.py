@@ -185,7 +185,7 @@ def test_a_worker_mines_for_a_coordinator_and_is_seen(world: World, ways: dict[s
     way = ways[name]
     _, said = way.mine.communicate(timeout=60)
     assert way.mine.returncode == 0, said
-    assert "lane 1" in said
+    assert "backend fleet: 1 worker at " in said
     facts, _ = way.fleet.communicate(timeout=60)
     assert [row["worker"] for row in json.loads(facts)["workers"]] == [way.worker.said[0]["worker"]]
     with open_chain(way.folder / "eventchain.toml") as chain:
@@ -264,10 +264,8 @@ def assert_said(world: World, output: str, reason: str, hint: str) -> None:
 
 @pytest.mark.parametrize(("server", "files", "reason", "hint"), WRONG.values(), ids=WRONG)
 def test_what_is_wrong_is_said(world: World, server, files, reason, hint):
-    started = time.monotonic()
     done = run("fleet", *options_of(world, server, files), code=2)
     assert_said(world, done.output, reason, hint)
-    assert time.monotonic() - started < 10
 
 
 def test_a_seed_in_place_of_its_file_is_not_shown(world: World):
@@ -300,7 +298,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
@@ -318,7 +316,7 @@ async def connected(login: Login, work: Callable[[Any], Any]) -> None:
 
 def test_credentials_are_read_again_when_they_expire(world: World, tmp_path, warnings):
     file = tmp_path / "mine.creds"
-    world.operator.credentials(file, exp=int(time.time()) + 2)
+    world.operator.credentials(file, exp=int(time.time()) + 5)
 
     async def work(connection: Any) -> None:
         world.operator.credentials(file)

@@ -65,7 +65,7 @@ class Chain:
         self.headers = np.concatenate([self.headers, headers])
         self.manifests += manifests
 
-    def collect(self, count: int, seconds: float = 30) -> Mined:
+    def collect(self, count: int, seconds: float = 120) -> Mined:
         """So many solved blocks, each of them right."""
         parts: list[Mined] = []
         deadline = time.monotonic() + seconds
@@ -90,7 +90,7 @@ class Chain:
 def served(password: str | None = PASSWORD) -> Iterator[Chain]:
     miner = StratumMiner("127.0.0.1", 0, password)
     with Engine([miner]) as engine:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             with suppress(BackendError):
                 chain = Chain(engine, miner.port)

@@ -202,6 +202,24 @@ def test_a_device_rests_for_its_duty(reference, monkeypatch, duty, rest):
     assert 0 < engine.rate()["wrapped"] * 1e6 <= hashes * duty
 
 
+class FarAway(Worker):
+    """It says itself how fast it is, and how much it tried."""
+
+    hashes_per_second = 5e6
+
+    def search(self, work: Work) -> Solutions:
+        found = super().search(work)
+        return Solutions(found.index, found.counter, min(7, len(work.headers)))
+
+
+def test_a_device_far_away_says_what_it_did(reference):
+    device = FarAway(reference)
+    with Engine([device]) as engine:
+        collect_all_of(engine, Task([4] * 30))
+    assert engine.hashes == sum(min(7, len(work.headers)) for work in device.asked)
+    assert engine.rate() == {"wrapped": 5.0}
+
+
 def test_a_resting_device_can_be_closed(reference):
     device = Worker(reference)
     engine = Engine([device], duty=1e-9, timer=lambda: device.now)

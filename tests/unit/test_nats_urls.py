@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventchain.errors import ConfigError
-from eventchain.nats import parse_servers, parse_url
+from eventchain.nats.urls import parse_servers, parse_url
 
 
 @pytest.mark.parametrize(

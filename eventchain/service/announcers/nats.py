@@ -7,7 +7,9 @@ import json
 from typing import Any
 
 from eventchain.errors import ConfigError, StoreError
-from eventchain.nats import FORM, connect, explained, parse_url
+from eventchain.nats.client import connect
+from eventchain.nats.failures import explained
+from eventchain.nats.urls import FORM, parse_url
 from eventchain.service.watermark import Watermark
 
 TIMEOUT = 5.0
