@@ -55,9 +55,10 @@ class Chain:
         self.headers = np.zeros(0, HEADER)
         self.manifests: list[bytes] = []
 
-    def submit(self, count: int, difficulty: float) -> None:
+    def submit(self, count: int, difficulty: float, length: int = 0) -> None:
+        """length: of manifests, in bytes, at least."""
         first = len(self.manifests)
-        manifests = [b"manifest %d\n" % n * (1 + n % 5) for n in range(first, first + count)]
+        manifests = [(b"manifest %d\n" % n * (1 + n % 5)).ljust(length) for n in range(first, first + count)]
         bits = bits_for_difficulty(difficulty)
         raw = b"".join(unmined(sha256d(b"%d" % len(m)), m, bits) for m in manifests)
         headers = np.frombuffer(raw, HEADER)
@@ -373,12 +374,17 @@ def test_strangers_make_room_for_each_other(chain):
 
 
 def test_a_miner_that_does_not_read_is_cut_off(chain, connect):
+    """All that the system takes for it is filled by jobs with long manifests."""
     deaf = connect()
-    line = b'{"id":1,"method":"mining.subscribe","params":[]}\n'
-    deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    deaf.socket.settimeout(0.2)
-    with suppress(OSError):
-        deaf.send(line * 1000)  # read slowly, as more than the limit allows
+    miner = Mining(connect("good"))
+    for _ in range(120):  # of 200 KB
+        chain.submit(1, 4, length=100_000)
+        chain.collect(1)
+    miner.stop()
+    deaf.socket.settimeout(20)
+    with suppress(ConnectionResetError):
+        while deaf.socket.recv(2**20):  # until the end; TimeoutError where there is none
+            pass
     still_mines(chain)
 
 
