@@ -20,7 +20,7 @@ from typing import Any
 from eventchain.contracts.backend import Device, Solutions, Work
 from eventchain.errors import BackendError, FormatError
 from eventchain.loop import LoopThread
-from eventchain.mining.check import check, tried
+from eventchain.mining.check import check
 from eventchain.mining.schedule import Pace
 from eventchain_fleet.connection import (
     ALIVE,
@@ -309,8 +309,7 @@ class Coordinator:
             self._hand_out()
             return
         try:
-            work = search.cutter.work(piece.part)
-            checked = check(work, done.solutions)
+            checked = check(search.cutter.work(piece.part), done.solutions)
         except BackendError as error:
             self._end_lease(piece)
             await self._shut_out(group, worker, error.message)
@@ -320,9 +319,10 @@ class Coordinator:
         if piece.on_lease:
             piece.queue.answered(piece.part.hashes, now)
         self._end_lease(piece, lost=False)
-        self._account(group, worker, piece, len(checked.index))
         wanted = search.cutter.is_wanted(piece.part)
-        hashes = float(tried(work, checked.index, checked.counter)[wanted].sum())
+        if wanted.all():
+            self._account(group, worker, piece, len(checked.index))
+        hashes = float(checked.tried[wanted].sum())
         self._rate.append((now, hashes))
         search.hashes += hashes
         search.answered = True
@@ -333,9 +333,8 @@ class Coordinator:
             await self._shut_out(group, worker, reason)
 
     def _account(self, group: str, worker: str, piece: Lent, found: int) -> None:
-        """How much the worker should have found; only where nobody else had found any of it."""
-        known = self._roster.workers.get((group, worker))
-        if known and piece.search.cutter.is_wanted(piece.part).all():
+        """How much the worker should have found of what nobody else had found any of."""
+        if known := self._roster.workers.get((group, worker)):
             known.due += piece.search.cutter.odds(piece.part)
             known.found += found
 

@@ -24,6 +24,7 @@ from eventchain.cli.common import (
     say_set_aside,
     say_step,
 )
+from eventchain.cli.mining_time import expected_seconds, say_seconds
 from eventchain.cli.progress import shown
 
 if TYPE_CHECKING:
@@ -312,7 +313,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
         "blocks_to_mine": plan.to_mine,
         "hashes": plan.hashes,
         "snapshots": plan.snapshots,
-        "seconds": removal.expected_seconds(plan),
+        "seconds": expected_seconds(plan),
     }
 
 
@@ -330,7 +331,7 @@ def print_plan(chain: Chain, plan: Plan, as_json: bool, dry_run: bool) -> None:
     )
     note(f"to mine: the record and the block that names it, about {quantity(plan.hashes, 'H')}")
     if dry_run:
-        removal.say_seconds(plan)
+        say_seconds(plan)
     for branch, count in plan.snapshots.items():
         note(f"may hold what was derived from them: {counted(count, 'snapshot')} of {branch}")
     if not hasattr(chain.events, "erase"):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +10,6 @@ import click
 
 from eventchain.cli.common import (
     Ticker,
-    about,
     announce,
     counted,
     duration,
@@ -22,6 +19,7 @@ from eventchain.cli.common import (
     say_set_aside,
     say_step,
 )
+from eventchain.cli.mining_time import expected_seconds, say_seconds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,13 +27,9 @@ if TYPE_CHECKING:
 
     from eventchain.assembly import Chain
     from eventchain.chain.sealing import Progress
-    from eventchain.erasure.plan import Plan
     from eventchain.erasure.remove import RemovalPlan, Remover
     from eventchain.formats.anchor import Anchor
     from eventchain.mining.backends import Choice
-
-MEASURED = 0.3
-"""Seconds that each device is measured for a plan."""
 
 
 def remove(chain: Chain, choice: Choice, plan: RemovalPlan, reason: str, actor: str) -> tuple[int, Any]:
@@ -171,34 +165,6 @@ def print_plan(chain: Chain, plan: RemovalPlan, listed: str, as_json: bool, dry_
     note(
         "not reached: backups, replicas, exports, checkpoints on paper, and what was derived from the events"
     )
-
-
-def say_seconds(plan: Plan | RemovalPlan) -> None:
-    for name, value in expected_seconds(plan).items():
-        note(f"mining on {name}: {about(value)}")
-
-
-def expected_seconds(plan: Plan | RemovalPlan) -> dict[str, float]:
-    """How long the mining takes on each backend that is usable here."""
-    from math import log2
-
-    if not plan.to_mine:
-        return {}
-    rates = _rates(log2(max(1, plan.hashes / plan.to_mine)))
-    return {name: plan.hashes / rate for name, rate in rates.items()}
-
-
-@cache
-def _rates(difficulty: float) -> dict[str, float]:
-    """Hashes a second at a difficulty, in bits. Measured once for all plans of a command."""
-    from eventchain.errors import BackendError, ConfigError
-    from eventchain.mining.backends import available, choose, measure_all
-
-    found = {}
-    for name in available():
-        with suppress(BackendError, ConfigError):
-            found[name] = measure_all(choose(name, None).devices, MEASURED, difficulty=difficulty)
-    return found
 
 
 How = Callable[[Any, bool], str]

@@ -26,12 +26,14 @@ class Checked:
     """Solutions that are known to be right.
 
     index: (m,) uint32, which header of the work; counter: (m,) uint64; headers: (m,) ``HEADER`` as mined
-    hashes: how many the device had to try to be able to say so
+    tried: (n,) uint64, of each header of the work how many the device had to try to be able to say so
+    hashes: of all together, or fewer where the device says so
     """
 
     index: NDArray[np.uint32]
     counter: NDArray[np.uint64]
     headers: NDArray[Any]
+    tried: NDArray[np.uint64]
     hashes: int
 
 
@@ -62,10 +64,11 @@ def check(work: Work, solutions: Solutions) -> Checked:
         wrong = ~meets_target(headers)
         if wrong.any():
             raise BackendError(f"counter {counter[wrong][0]} does not meet its header's target")
-    hashes = int(tried(work, index, counter).sum())
+    tried = _tried(work, index, counter)
+    hashes = int(tried.sum())
     if isinstance(told, int):
         hashes = min(hashes, max(0, told))
-    return Checked(index, counter, headers, hashes)
+    return Checked(index, counter, headers, tried, hashes)
 
 
 def check_sealed(task: Task, sealed: Sealed) -> Sealed:
@@ -111,7 +114,7 @@ def _check_index(index: NDArray[np.uint32], headers: int) -> None:
         raise BackendError("a header is said to be solved twice in one answer")
 
 
-def tried(work: Work, index: NDArray[np.uint32], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _tried(work: Work, index: NDArray[np.uint32], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Of each header the counters up to its hit, all of the range where there is none: (n,) uint64."""
     space = np.uint64(work.rolls * NONCES)
     ranges = np.minimum(space - np.minimum(work.start, space), np.uint64(min(work.count, int(space))))
