@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
+
+from ports import free_ports
 
 
 class NatsServer:
@@ -108,12 +109,3 @@ def configured(folder: Path, configuration: str, *options: str) -> Iterator[Nats
         yield server
     finally:
         server.kill()
-
-
-def free_ports(count: int) -> list[int]:
-    """They may be taken until they are used: only where a server must know them before it starts."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

@@ -24,6 +24,7 @@ import nkeys
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from commands import eventchain
 from eventchain_fleet import FleetBackend
 from eventchain_fleet.connection import Login, this_host, worker_subject
 from eventchain_fleet.messages import Shut
@@ -405,13 +406,6 @@ def test_settings_that_cannot_be(settings, said):
 
 
 # -- through the command line: the coordinator is killed
-
-
-def eventchain(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "eventchain", *arguments],
-        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
 
 
 def test_a_coordinator_is_killed_and_the_next_one_goes_on(fleet: Fleet, tmp_path):

@@ -12,7 +12,8 @@ import numpy as np
 from eventchain_fleet.connection import this_host
 from fleet_hosts import WorkerProcess, documented
 from nats_logins import Authority, Nkey
-from nats_server import NatsServer, free_ports
+from nats_server import NatsServer
+from ports import free_ports
 
 from eventchain.contracts.backend import Work
 from eventchain.formats.header import HEADER, bits_for_difficulty

@@ -6,7 +6,6 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import eventchain
 from eventchain_stratum import StratumMiner, open_backend
 from eventchain_stratum.allowance import BURST, LINES_A_SECOND, Allowance
 from eventchain_stratum.jobs import LEASE_SECONDS, Blocks, Job, difficulty_of, target_at
@@ -23,6 +23,8 @@ from eventchain_stratum.server import MAX_STRANGERS
 from eventchain_stratum.vardiff import FIRST_WORK, LEAST_WORK, SPACING, Vardiff
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killing import command_line
+from ports import free_ports
 from stratum_client import MASK, Client, Mining, sha256d
 
 from eventchain.contracts.backend import MAX_AHEAD, Sealed, Task
@@ -586,21 +588,6 @@ def test_an_address_that_is_taken():
             engine.collect(10)
 
 
-def eventchain(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "eventchain", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 def connected(port: int) -> Client:
     """A miner that has logged in, once the server is there."""
     deadline = time.monotonic() + 60
@@ -633,10 +620,10 @@ def more(folder: Path, first: int, count: int) -> None:
 
 def test_the_command_seals_what_arrives(tmp_path):
     begin(tmp_path, 10)
-    port = free_port()
+    (port,) = free_ports(1)
     arguments = ["stratum", "--listen", f"127.0.0.1:{port}", "--block-seconds", "0"]
     with subprocess.Popen(
-        [sys.executable, "-m", "eventchain", *arguments],
+        command_line(*arguments),
         cwd=tmp_path, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         miner = Mining(connected(port))
@@ -672,7 +659,7 @@ def test_the_command_says_where_it_cannot_listen(tmp_path):
 def test_a_chain_is_mined_also_when_it_is_killed(tmp_path):
     """`eventchain mine` with backend "stratum", killed in the middle; verify is clean in the end."""
     begin(tmp_path, 100)
-    port = free_port()
+    (port,) = free_ports(1)
     config = tmp_path / "eventchain.toml"
     config.write_text(
         config.read_text()
@@ -682,7 +669,7 @@ def test_a_chain_is_mined_also_when_it_is_killed(tmp_path):
 
     def mining() -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "eventchain", "mine", "--json"],
+            command_line("mine", "--json"),
             cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
