@@ -223,7 +223,7 @@ def test_a_device_far_away_says_what_it_did(reference):
 def test_a_resting_device_can_be_closed(reference):
     device = Worker(reference)
     engine = Engine([device], duty=1e-9, timer=lambda: device.now)
-    Task([4, IMPOSSIBLE]).submit(engine)
+    Task([0, IMPOSSIBLE]).submit(engine)
     assert len(engine.collect(20)) == 1
     began = time.monotonic()
     engine.close()
