@@ -25,15 +25,16 @@ POLICY = Policy(BITS, 4, 1000, 0, SOURCE)
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    """Genesis and 60 blocks of one event, a tightened policy after 40."""
+    """Genesis and 60 blocks of one event, a tightened policy after 40. The last one names the others' seals."""
     chain = new_chain(tmp_path_factory.mktemp("long"), POLICY)
     with chain.working() as work:
         work.append(0, 40)
         work.sealer.seal_backlog(1)
         work.seal(lambda builder: builder.tighten(builder.trunk, Policy(BITS, 3, 900, 0, SOURCE)))
         chain.clock.tick()
-        work.append(40, 19)
-        work.sealer.seal_backlog(1)
+        for first, count in (40, 18), (58, 1):
+            work.append(first, count)
+            work.sealer.seal_backlog(1)
     return chain
 
 
