@@ -8,8 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+SPARE = 10
+"""Kills more than asked for, at most, where too few have hit."""
 
 
 def command_line(*arguments: str) -> list[str]:
@@ -44,6 +48,13 @@ class Killer:
         self.hits = 0
         self._chance = random.Random(time.time_ns())
         self._seconds: float | None = None
+
+    def turns(self, kills: int, hits: int = 1) -> Iterator[int]:
+        """Numbers from 0 on, for the first process and so many kills, and for more until so many have hit."""
+        for number in range(kills + SPARE + 1):
+            if number <= kills or self.hits < hits:
+                yield number
+        assert self.hits >= hits, "too few kills hit a process at work"
 
     def __call__(self, process: subprocess.Popen[str], group: bool = True) -> bool:
         """Whether it was hit before its end; with ``group``, everything it started is."""

