@@ -36,6 +36,8 @@ from eventchain.contracts.event_store import NewEvent
 from eventchain.errors import ConflictError, StoreError
 from eventchain.eventstores import open_event_store
 from eventchain.formats.anchor import Anchor
+from eventchain.nats.client import connect
+from eventchain.nats.urls import parse_url
 
 SECONDS = float(os.environ.get("EVENTCHAIN_SOAK_SECONDS", "7"))
 WRITERS = 3
@@ -94,9 +96,7 @@ class Listener(threading.Thread):
             time.sleep(0.05)
 
     async def _listen(self) -> None:
-        connection = await nats.connect(
-            self._url, connect_timeout=2, allow_reconnect=False, max_reconnect_attempts=1, error_cb=_ignore
-        )
+        connection = await connect(parse_url(self._url), 2)
         try:
             subscription = await connection.subscribe(SUBJECT)
             await connection.flush(timeout=2)
@@ -110,10 +110,6 @@ class Listener(threading.Thread):
     def stop(self) -> None:
         self._done.set()
         self.join()
-
-
-async def _ignore(error: Exception) -> None:
-    pass
 
 
 class Services:
@@ -131,6 +127,8 @@ class Services:
         self._running.append(self._started())
 
     def stop(self) -> list[int]:
+        for process in self._running:
+            process.says("devices")  # it takes signals by then
         return [process.stop() for process in self._running]
 
     def kill(self) -> None:
@@ -173,6 +171,7 @@ def test_whatever_is_killed_nothing_acknowledged_is_lost_and_all_is_sealed_once(
     try:
         for thread in (*writers, listener):
             thread.start()
+        wait_for(lambda: all(writer.acknowledged for writer in writers))
 
         def kill_nats() -> None:
             nats_server.kill()
@@ -199,8 +198,8 @@ def test_whatever_is_killed_nothing_acknowledged_is_lost_and_all_is_sealed_once(
         assert any(writer.failures for writer in writers), "no kill met a writer"
 
         wait_for(lambda: set(acknowledged) <= set(sealed_ids(config)))
-        ready = listener.ready
         nats_server.kill()
+        ready = listener.ready
         nats_server.start(nats_server.port)
         wait_for(lambda: listener.ready > ready)
         with closing(open_event_store(events)) as store:
