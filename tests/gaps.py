@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 Write = Callable[[random.Random], Any]
+PASSED = 200
+"""Positions that writers may have drawn, or lost with what they rolled back, and not shown yet."""
 
 
 def watch(store: Any, writers: Sequence[Write], idle: AbstractContextManager[Any], seconds: float) -> int:
@@ -53,20 +55,24 @@ def watch(store: Any, writers: Sequence[Write], idle: AbstractContextManager[Any
             assert found[: len(sealed)] == sealed
             sealed[:] = found
 
-    def seal_for(duration: float) -> None:
+    def seal_for(duration: float, until: Callable[[], bool]) -> None:
+        """So long, and on a busy machine longer, until it is so."""
         end = time.monotonic() + duration
-        while time.monotonic() < end and not failures:
+        while (time.monotonic() < end or not until()) and not failures:
+            assert time.monotonic() < end + 60
             seal()
 
     for thread in threads:
         thread.start()
     try:
-        seal_for(seconds / 3)
+        seal_for(seconds / 3, lambda: bool(sealed))
         with idle:
-            seal_for(seconds / 3)
+            look()
+            begun = reach
+            seal_for(seconds / 3, lambda: reach > begun + PASSED)  # the others go past what it holds
             held = len(sealed)
             look()  # a head that waits for the idle writer leaves time for few of them
-        seal_for(seconds / 3)
+        seal_for(seconds / 3, lambda: len(sealed) > held)
     finally:
         stop.set()
         for thread in threads:
