@@ -31,6 +31,7 @@ class Server:
         self._server.ensure_pgdata_inited()
         with (folder / "postgresql.conf").open("a") as file:
             file.write("fsync = off\nmax_prepared_transactions = 10\n")
+            file.write("autovacuum = off\n")  # its transactions come at any moment, and see old rows
         rules = folder / "pg_hba.conf"  # whoever is called `careful` needs a password
         rules.write_text(f"local all careful scram-sha-256\n{rules.read_text()}")
         self._server.start()

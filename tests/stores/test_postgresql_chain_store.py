@@ -33,7 +33,7 @@ def store(url):
 
 def wait_for_server(url):
     """It takes a moment to recover from a backend that was killed."""
-    for _ in range(200):
+    for _ in range(600):
         try:
             return execute(url, "SELECT 1")
         except psycopg.OperationalError:

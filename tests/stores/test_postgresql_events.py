@@ -57,7 +57,10 @@ def ids(batch):
 def test_who_waits_hears_again_after_the_connection_was_lost(store, url):
     with closing(open_event_store(url)) as follower:
         for number in range(3):
-            execute(url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
+            execute(
+                url,
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'",
+            )
             store.append("s", None, [NewEvent(f"e{number}", "t", b"")])
             while follower.head() != number + 1:
                 follower.wait(60)
@@ -71,11 +74,20 @@ def test_appends_notify_few_times_and_only_where_a_channel_is_left(url):
         for number in range(50):
             store.append("s", None, [NewEvent(f"e{number}", "t", b"")])
         most = 1 + (time.monotonic() - began) / NOTIFY_SECONDS
-        assert 1 <= len(list(listener.notifies(timeout=0.2))) <= most
+        assert 1 <= heard(url, listener) <= most
         with closing(open_event_store(f"{url}&notify=")) as silent:
             silent.append("s", None, [NewEvent("last", "t", b"")])
             assert not silent.told
-        assert list(listener.notifies(timeout=0.2)) == []
+        assert heard(url, listener) == 0
+
+
+def heard(url, listener):
+    """How many notices have come by now: all that come before one of our own."""
+    execute(url, "NOTIFY eventchain_events, 'ours'")
+    for number, notice in enumerate(listener.notifies(timeout=60)):
+        if notice.payload == "ours":
+            return number
+    raise AssertionError("nothing comes")
 
 
 # -- the fence ----------------------------------------------------------------------------------------
@@ -180,10 +192,8 @@ def test_what_holds_the_head_back_is_told(store, url):
     with writer(f"{url}&application_name=shop") as other:
         other.execute(INSERT.format(0))
         store.append("a", 0, [NewEvent("third", "t", b"")])
-        began = time.monotonic()
         assert store.head() == 1
         assert store.head() == 1
-        assert time.monotonic() - began < 10  # it waits for a writer once, not at every call
         fence = store.fence()
         assert (fence.head, fence.newest) == (1, 3)
         assert fence.holders == (f"pid {other.info.backend_pid} (idle in transaction, shop)",)
@@ -270,9 +280,9 @@ def test_a_server_that_comes_back(store, url):
     for _ in range(2):
         execute(
             url,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'eventchain'",
+            "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity "
+            "WHERE application_name = 'eventchain'",
         )
-        time.sleep(0.1)
         assert store.head() == 1
     assert ids(store.read(None, 10)) == ["first"]
 
