@@ -322,7 +322,8 @@ def test_events_are_read_as_they_are(made, store):
     for missing in ("", "nobody", "nobody/1", "nobody/x", "/", "\ud800", "\ud800/1", "a/" + "9" * 30):
         assert store.find(missing).num_rows == 0
     assert store.url == made.url
-    assert abs(store.now() - time.time()) < 5
+    before, now, after = time.time(), store.now(), time.time()
+    assert before - 1 <= now <= after
 
 
 def test_an_empty_store(made):
@@ -495,7 +496,7 @@ def test_files_that_are_no_store(file, tmp_path):
 VALUES = st.one_of(
     st.none(),
     st.integers(-(2**63), 2**63 - 1),
-    st.floats(allow_nan=False),
+    st.floats(allow_nan=False).map(lambda value: value + 0.0),  # for SQLite -0.0 is 0.0
     st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
     st.binary(max_size=5),
     st.binary(max_size=5).map(lambda raw: ("text", raw)),  # text of any bytes
