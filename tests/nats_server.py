@@ -45,7 +45,7 @@ class NatsServer:
         self._process = subprocess.Popen(
             [*command, "--ports_file_dir", self._ports, "-l", self._log], stdout=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             found = list(self._ports.glob("*.ports"))
             if found and found[0].read_text().strip():
@@ -59,7 +59,7 @@ class NatsServer:
         raise AssertionError(self._log.read_text())
 
     def wait_until_healthy(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with suppress(OSError), urlopen(self._health):
                 return

@@ -466,30 +466,37 @@ def test_forgetting_is_gone_on_with(place: Place, step: str) -> None:
 
 
 def test_appending_while_a_subject_is_forgotten_leaves_nothing_unreadable(place: Place) -> None:
-    clock, stop = Clock(), threading.Event()
+    clock, stop, counts = Clock(), threading.Event(), [0, 0]
     with closing(place.events()) as events, opened(place) as chain:
         events.append("s", -1, [NewEvent("first", "t", b"x")], subject="a")
         begin(chain, events, clock)
 
-        def write(number: int) -> int:
+        def write(number: int) -> None:
             with closing(place.events()) as mine:
-                count = 0
                 while not stop.is_set():
+                    count = counts[number]
                     event = NewEvent(f"{number}-{count}", "t", b"x")
                     mine.append(f"w{number}", count - 1, [event], subject="a")
-                    count += 1
+                    counts[number] += 1
                     time.sleep(0.01)  # waiting for SQLite's lock is not fair
-                return count
+
+        def both_wrote() -> None:
+            before, until = [*counts], time.monotonic() + 60
+            while any(now < old + 3 for now, old in zip(counts, before, strict=True)):
+                assert time.monotonic() < until
+                time.sleep(0.01)
 
         with ThreadPoolExecutor(2) as pool:
             writers = [pool.submit(write, number) for number in range(2)]
             try:
                 for _ in range(2):
-                    time.sleep(0.2)
+                    both_wrote()
                     forget(chain, events, clock, "a")
+                both_wrote()
             finally:
                 stop.set()
-            counts = [writer.result() for writer in writers]
+            for writer in writers:
+                writer.result()
         seal(chain, events, clock)
         assert checked(chain, events).wrong == []
         batch = events.read(None, 100_000)
