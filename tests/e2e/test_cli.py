@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import os
-import resource
 import shutil
 import signal
 import sqlite3
@@ -14,6 +13,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,7 @@ def test_an_interrupted_init_leaves_nothing_behind(tmp_path: Path, number: int, 
     time.sleep(0.3)
     assert _size(tmp_path / "chain.db") > 0
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in err
     assert os.listdir(tmp_path) == []
@@ -273,12 +273,13 @@ def test_an_interrupted_mine_goes_on_and_verifies(tmp_path: Path) -> None:
     config = tmp_path / "eventchain.toml"
     run("init", "-C", config, "--difficulty", 13, "--block-events", 10, "--backend", "reference")
     append(tmp_path, 600)
-    process = subprocess.Popen(
-        [*COMMAND, "mine", "-C", str(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(  # it rests after a few blocks, however slowly we look
+        [*COMMAND, "mine", "-C", str(config), "--duty", "1%"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     _wait(lambda: _mined(tmp_path) > 3)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the next `eventchain mine` goes on" in err
     assert "Traceback" not in err
@@ -306,7 +307,7 @@ def _mined(folder: Path) -> int:
     return len(_headers(folder))
 
 
-def _wait(condition: Any, seconds: float = 30) -> None:
+def _wait(condition: Any, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -454,8 +455,12 @@ def test_no_number_is_wrapped_or_cut_however_narrow_the_terminal(chain: Path, co
     environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
     subprocess.run(command, stdout=theirs, stderr=subprocess.DEVNULL, env=environment, check=True)
     os.close(theirs)
-    text = click.unstyle(os.read(ours, 10_000).decode()).partition("The least")[0]
+    said = b""
+    with suppress(OSError):  # when nothing is left, as the other end is closed
+        while part := os.read(ours, 10_000):
+            said += part
     os.close(ours)
+    text = click.unstyle(said.decode()).partition("The least")[0]
     lines = text.partition("total work")[2].splitlines()[1:]
     assert max(map(len, lines)) <= columns
     assert "…" not in text
@@ -715,22 +720,18 @@ def test_an_interruption_at_the_very_start_is_quiet() -> None:
         assert (done.returncode, done.stderr) == (130, "")
 
 
-def test_help_is_quick_and_loads_nothing_heavy() -> None:
+def test_help_is_quick_since_it_loads_nothing_but_click() -> None:
     script = """if True:
         import sys
+        before = set(sys.modules)
         from eventchain.cli import cli
         cli(["--help"], standalone_mode=False)
-        heavy = {"numpy", "pyarrow", "sqlalchemy", "rich", "llvmlite"} & set(sys.modules)
-        sys.exit(f"loaded {heavy}" if heavy else 0)
+        loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+        more = loaded - set(sys.stdlib_module_names) - {"click", "eventchain"}
+        sys.exit(f"loaded {more}" if more else 0)
     """
-    spent = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.returncode == 0, done.stderr
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(spent) < 0.3  # seconds of CPU time: the machine may be busy
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

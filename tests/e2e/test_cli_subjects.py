@@ -19,6 +19,8 @@ from eventchain.contracts.event_store import NewEvent
 
 REASON = ("--reason", "request of 3 May")
 DAY = 86_400 * 10**6
+BOB = "bob@home"
+"""A name that no hash in base64 holds by chance."""
 ENCRYPTION = """
 [encryption]
 keys = "sqlite:///keys.db"
@@ -79,7 +81,7 @@ def append(first: int, count: int) -> None:
         for n in range(first, first + count):
             when = now - 730 * DAY * (n % 2)
             new = NewEvent(f"e{n}", ("Viewed", "Bought")[n // 2 % 2], b'{"n":%d}' % n, b"m%d" % n, when)
-            chain.events.append(f"s{n % 5}", None, [new], subject=("alice", "bob", None)[n % 3])
+            chain.events.append(f"s{n % 5}", None, [new], subject=("alice", BOB, None)[n % 3])
 
 
 def erased() -> set[int]:
@@ -107,27 +109,27 @@ def test_a_subject_from_its_first_event_to_being_forgotten(folder: Path) -> None
     proof = json.loads(run("show", "e1", "--proof").stdout)
     assert proof["event"]["data_base64"].startswith("/0VWQ1NVQg")  # what is proven is the ciphertext
 
-    planned = run("forget", "bob", "--dry-run")
+    planned = run("forget", BOB, "--dry-run")
     assert "to erase: 13 events" in planned.stderr
     assert "backups and replicas can be read no more" in planned.stderr
-    assert json.loads(run("forget", "bob", "--dry-run", "--json").stdout)["events"] == 13
+    assert json.loads(run("forget", BOB, "--dry-run", "--json").stdout)["events"] == 13
     assert erased() == set()
     append(40, 3)  # not sealed yet, of which one is bob's
-    assert "1 event not sealed yet" in run("forget", "bob", "--dry-run").stderr
-    assert "--yes does not ask" in run("forget", "bob", *REASON, code=2).stderr
-    assert "needs a reason" in run("forget", "bob", "--yes", code=2).stderr
-    told = json.loads(run("forget", "bob", *REASON, "--yes", "--json").stdout)
+    assert "1 event not sealed yet" in run("forget", BOB, "--dry-run").stderr
+    assert "--yes does not ask" in run("forget", BOB, *REASON, code=2).stderr
+    assert "needs a reason" in run("forget", BOB, "--yes", code=2).stderr
+    told = json.loads(run("forget", BOB, *REASON, "--yes", "--json").stdout)
     bobs = set(range(2, 44, 3))
     assert (set(told["erased"]), told["complete"]) == (bobs, True)
     assert erased() == bobs
     verified = run("verify")
     assert "(14 lawfully erased)" in verified.stdout
-    assert "bob" not in verified.output
+    assert BOB not in verified.output
     shown = json.loads(run("show", "e1", "--json").stdout)[0]
     assert (shown["data"], shown["as_sealed"]) == (None, True)
     assert shown["erased"]["reason"] == "request of 3 May"
     assert json.loads(run("show", "e0", "--json").stdout)[0]["data"] == '{"n":0}'
-    assert "there is no key of 'bob'" in run("forget", "bob", *REASON, "--yes", code=2).stderr
+    assert f"there is no key of '{BOB}'" in run("forget", BOB, *REASON, "--yes", code=2).stderr
     assert json.loads(json.dumps(total())) != everything
 
 
@@ -139,8 +141,8 @@ def test_without_keys_the_ciphertext_is_what_there_is(folder: Path) -> None:
     (line,) = (line for line in map(json.loads, run("export", "-").stdout.splitlines()) if line["id"] == "e1")
     assert line["data_base64"] == shown["data_base64"]
     assert "clean" in run("verify").stdout
-    assert "no [encryption]" in run("forget", "bob", *REASON, "--yes", code=2).stderr
-    assert "no [encryption]" in run("erase", "--subject", "bob", *REASON, "--yes", code=2).stderr
+    assert "no [encryption]" in run("forget", BOB, *REASON, "--yes", code=2).stderr
+    assert "no [encryption]" in run("erase", "--subject", BOB, *REASON, "--yes", code=2).stderr
     assert "no [encryption]" in run("keys", "rotate", code=2).stderr
 
 
@@ -162,7 +164,7 @@ def test_what_needs_no_payload_needs_no_keys(folder: Path) -> None:
 def test_a_forgotten_event_that_is_still_there_is_a_tombstone(folder: Path) -> None:
     with open_chain() as chain:
         keys = chain.events.keys
-        keys.destroy(keys.begin_forgetting("bob"))
+        keys.destroy(keys.begin_forgetting(BOB))
     shown = json.loads(run("show", "e1", "--json").stdout)[0]
     assert (shown["data"], shown["metadata"], shown["forgotten"], shown["as_sealed"]) == (
         None,
@@ -257,7 +259,7 @@ def test_a_wrong_encryption_is_named_with_its_line(folder: Path, old: str, new: 
         (("--where", 'data.n > 36 && type == "Viewed"'), [38]),
         (("--where", 'stream == "s1"', "--position", 1), [1, *range(2, 41, 5)]),
         (("--where", 'metadata.x == "1"'), []),
-        (("--subject", "bob"), list(range(2, 41, 3))),
+        (("--subject", BOB), list(range(2, 41, 3))),
         (("--subject", "nobody"), []),
     ],
 )

@@ -206,7 +206,7 @@ def test_run_takes_snapshots_and_names_them_on_the_trunk(folder: Folder) -> None
         _wait(lambda: _named(folder, "example.com/log/types"))
     finally:
         service.send_signal(signal.SIGTERM)
-        _, log = service.communicate(timeout=20)
+        _, log = service.communicate(timeout=60)
     assert service.returncode == 0, log
     assert folder.json("verify")["verdict"] == "clean"
     mined = folder.json("mine", "--backend", "cpu")
