@@ -25,7 +25,7 @@ POLICY = Policy(BITS, 4, 1000, 0, SOURCE)
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    """Genesis and 60 blocks of one event, a tightened policy after 40. The last one names the others' seals."""
+    """Genesis and 60 blocks of one event, a tightened policy after 40; the last names the others' seals."""
     chain = new_chain(tmp_path_factory.mktemp("long"), POLICY)
     with chain.working() as work:
         work.append(0, 40)
