@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 from chains import Chain, grown_chain
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from nats_server import NatsServer
 from postgres import Server
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)
-settings.register_profile("eventchain", deadline=None)  # no test fails for a busy machine
+settings.register_profile(  # no test fails for a busy machine
+    "eventchain", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("eventchain")
 
 
