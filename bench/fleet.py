@@ -1,14 +1,14 @@
 """What a fleet achieves of the sum of its workers' own rates, at a distance, and what a kill -9 costs.
 
     python bench/fleet.py [--workers 8] [--rate 2M] [--difficulty 16] [--seconds 45] [--delays 0 50 200]
-                          [--only WORD]
+                          [--losses 0 1] [--only WORD]
 
 Each worker is a process with the `cpu` backend, held to --rate by resting, so that a few cores carry eight
-workers. Between workers and NATS stands a proxy that holds every byte back
-by the delay, in each direction: the round trip takes twice as long. NATS and the coordinator, a process too,
-are not delayed. Two loads: one header that is never solved, for --seconds, counted by the workers; and 10,000
-headers of --difficulty, counted as their expected work until the last is solved (luck is worth 1%). Starting
-up counts in both.
+workers. Each is on a host of its own (a network namespace; this takes root), with a line to the host of NATS
+and the coordinator that holds every packet back by the delay, in each direction, so that a round trip takes
+twice as long, and loses a share of them. Two loads: one header that is never solved, for --seconds, counted
+by the workers; and 10,000 headers of --difficulty, counted as their expected work until the last is solved
+(luck is worth 1%). Starting up counts in both.
 
 The peer and limit is the sum of the workers' own rates: as many processes with the same throttled device,
 each searching for itself with an engine of its own, before and after each pair of loads.
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import statistics
 import sys
@@ -32,7 +33,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -87,43 +88,6 @@ def work_for(url: str, rate: float, counter: Path) -> None:
     Worker(Login(url), "workers", Choice("cpu", (Throttled(rate, counter),))).run()
 
 
-def proxy(port: int, target: int, delay: float) -> None:
-    """A process between the workers and NATS."""
-
-    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-
-        async def send() -> None:
-            while True:
-                due, data = await queue.get()
-                await asyncio.sleep(due - time.monotonic())
-                writer.write(data)
-                if not data:
-                    writer.close()
-                    return
-
-        sending = asyncio.create_task(send())
-        with suppress(OSError):
-            while data := await reader.read(2**16):
-                queue.put_nowait((time.monotonic() + delay, data))
-        queue.put_nowait((time.monotonic() + delay, b""))
-        await sending
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            there = await asyncio.open_connection("127.0.0.1", target)
-        except OSError:
-            writer.close()
-            return
-        await asyncio.gather(pipe(reader, there[1]), pipe(there[0], writer), return_exceptions=True)
-
-    async def serve() -> None:
-        server = await asyncio.start_server(accept, "127.0.0.1", port)
-        await server.serve_forever()
-
-    asyncio.run(serve())
-
-
 def headers_to_mine(count: int, difficulty: float) -> tuple[np.ndarray, list[bytes]]:
     manifests = [b"a block of a benchmark, number %d\n" % number for number in range(count)]
     headers = np.zeros(count, HEADER)
@@ -161,22 +125,25 @@ def search_alone(rate: float, counter: Path, seconds: float) -> None:
 
 
 class Bench:
-    """A NATS server or a cluster of three, a proxy where there is a delay, and workers, as processes."""
+    """A NATS server or a cluster of three, and workers, as processes; ``line``: with seconds of delay and a
+    share of loss between each worker and the rest."""
 
-    def __init__(self, folder: Path, workers: int, rate: float, delay: float, cluster: bool) -> None:
+    def __init__(
+        self, folder: Path, workers: int, rate: float, line: tuple[float, float] | None, cluster: bool
+    ) -> None:
+        from links import Host
         from nats_server import NatsCluster, NatsServer
 
         self._context = get_context("spawn")
         self.folder, self._rate = folder, rate
-        self.server: Any = NatsCluster(folder) if cluster else NatsServer(folder)
+        self._line, self._network = line, ExitStack()
+        options: tuple[str, ...] = ()
+        if line:
+            self._hub = Host()
+            self._network.enter_context(self._hub.inside())
+            options = ("-a", "0.0.0.0")  # on all addresses of the hub
+        self.server: Any = NatsCluster(folder) if cluster else NatsServer(folder, *options)
         self._down: Any = None  # the node that was killed
-        self._at = self.server.url
-        self._proxy: SpawnProcess | None = None
-        if delay:
-            port = self.server.port + 1 if self.server.port < 65535 else 20_000
-            self._proxy = self.start(proxy, port, self.server.port, delay)
-            self._at = f"nats://127.0.0.1:{port}"
-            time.sleep(2)
         self.counters: list[Path] = []
         self.workers: list[SpawnProcess] = []
         for _ in range(workers):
@@ -192,8 +159,18 @@ class Bench:
         return process
 
     def hire(self) -> None:
+        from links import Host, Link
+
         self.counters.append(self.folder / f"hashes-{len(self.counters)}")
-        self.workers.append(self.start(work_for, self._at, self._rate, self.counters[-1]))
+        with ExitStack() as there:
+            url = self.server.url
+            if self._line:
+                delay, loss = self._line
+                link = Link(Host(), self._hub, delay=delay, loss=loss)
+                self._network.callback(link.close)
+                there.enter_context(link.near_host.inside())
+                url = f"nats://{link.far}:{self.server.port}"
+            self.workers.append(self.start(work_for, url, self._rate, self.counters[-1]))
 
     def hashes(self) -> int:
         return total_of(self.counters)
@@ -219,10 +196,11 @@ class Bench:
         (self.folder / "solved").unlink(missing_ok=True)
 
     def close(self) -> None:
-        for process in [*self.workers, *([self._proxy] if self._proxy else [])]:
+        for process in self.workers:
             process.kill()
             process.join()
         self.server.kill()
+        self._network.close()
 
 
 def total_of(counters: list[Path]) -> int:
@@ -230,9 +208,11 @@ def total_of(counters: list[Path]) -> int:
 
 
 @contextmanager
-def bench(workers: int, rate: float, delay: float = 0.0, *, cluster: bool = False) -> Iterator[Bench]:
+def bench(
+    workers: int, rate: float, line: tuple[float, float] | None = None, *, cluster: bool = False
+) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        one = Bench(Path(folder), workers, rate, delay, cluster)
+        one = Bench(Path(folder), workers, rate, line, cluster)
         try:
             yield one
         finally:
@@ -296,20 +276,21 @@ def own_rates(one: Bench, workers: int, rate: float, seconds: float) -> float:
 def efficiencies(options: argparse.Namespace) -> dict[str, Any]:
     work = EASY * work_of(bits_for_difficulty(options.difficulty))
     found: dict[str, Any] = {}
-    for delay in options.delays:
-        with bench(options.workers, options.rate, delay / 1000) as one:
+    for loss, delay in itertools.product(options.losses, options.delays):
+        with bench(options.workers, options.rate, (delay / 1000, loss / 100)) as one:
             own = [own_rates(one, options.workers, options.rate, 15)]
             hard = hard_rate(one, options.seconds)
             easy = work / easy_seconds(one, options.difficulty)
             own.append(own_rates(one, options.workers, options.rate, 15))
         total = statistics.mean(own)
-        found[f"{delay} ms"] = {
+        found[f"{delay} ms, {loss:g} %"] = {
             "own_rates": own, "one_hard_header": hard, "easy_headers": easy,
             "one_hard_header_of_own": hard / total, "easy_headers_of_own": easy / total,
         }  # fmt: skip
         print(
-            f"{delay:4} ms each way: own rates {total / 1e6:.2f} MH/s; one hard header {hard / 1e6:.2f}, "
-            f"{hard / total:.1%}; {EASY:,} easy headers {easy / 1e6:.2f}, {easy / total:.1%}",
+            f"{delay:4} ms each way, {loss:g} % lost: own rates {total / 1e6:.2f} MH/s; "
+            f"one hard header {hard / 1e6:.2f}, {hard / total:.1%}; "
+            f"{EASY:,} easy headers {easy / 1e6:.2f}, {easy / total:.1%}",
             flush=True,
         )
     return found
@@ -494,6 +475,7 @@ def main() -> None:
     parser.add_argument("--difficulty", type=float, default=16)
     parser.add_argument("--seconds", type=float, default=45.0, help="on the hard header")
     parser.add_argument("--delays", type=int, nargs="+", default=[0, 50, 200], metavar="MS")
+    parser.add_argument("--losses", type=float, nargs="+", default=[0, 1], metavar="PERCENT")
     parser.add_argument("--only", default="", metavar="WORD",
                         help="efficiency, kills, nodes, liars or pieces")  # fmt: skip
     options = parser.parse_args()

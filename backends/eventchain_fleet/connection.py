@@ -25,6 +25,9 @@ TIMEOUT = 3.0
 """Seconds that an answer of JetStream may take."""
 CONNECT_SECONDS = 4.0
 RECONNECT_SECONDS = 0.5
+PING_SECONDS = 5
+"""Between two pings of a connection, which is given up after two without an answer: a line that has fallen
+silent tells nobody."""
 logger = logging.getLogger("eventchain")
 
 
@@ -100,8 +103,9 @@ class Login:
         opening = client.open(
             name=name, user_credentials=self.creds, nkeys_seed=self.nkey,
             inbox_prefix=f"_INBOX.{token(name)}", allow_reconnect=True, max_reconnect_attempts=-1,
-            connect_timeout=int(CONNECT_SECONDS), reconnect_time_wait=RECONNECT_SECONDS, ping_interval=5,
-            max_outstanding_pings=2, error_cb=events.on_error, reconnected_cb=events.on_return,
+            connect_timeout=int(CONNECT_SECONDS), reconnect_time_wait=RECONNECT_SECONDS,
+            ping_interval=PING_SECONDS, max_outstanding_pings=2,
+            error_cb=events.on_error, reconnected_cb=events.on_return,
         )  # fmt: skip
         try:
             await _unless(events.hopeless, opening, events.failures)

@@ -12,7 +12,7 @@ import numpy as np
 from eventchain.errors import ProjectionError
 from eventchain.projections.filter import Filter
 from eventchain.projections.page import Events, Page
-from eventchain.projections.projection import Projection, by_columns
+from eventchain.projections.projection import FAILURES, Projection, by_columns
 
 PAGE = 131_072
 """Events that all projections see before the next ones are touched. The more, the less often a projection
@@ -44,7 +44,7 @@ class Run:
         naming the projection."""
         try:
             begins = projection.initial() if state is None else projection.load(state)
-        except Exception as error:
+        except FAILURES as error:
             raise named(name, error, "initial: " if state is None else "load: ") from error
         return cls(name, projection, filter, begins, size)
 
@@ -58,7 +58,7 @@ class Run:
             raise self.error
         try:
             dumped: Any = self.projection.dump(self.state)
-        except Exception as error:
+        except FAILURES as error:
             raise named(self.name, error) from error
         if not isinstance(dumped, bytes):
             raise ProjectionError(
@@ -120,11 +120,11 @@ def _failing(run: Run) -> Iterator[None]:
     """What goes wrong inside is the run's error."""
     try:
         yield
-    except Exception as error:
+    except FAILURES as error:
         run.error = named(run.name, error)
 
 
-def named(name: str, error: Exception, where: str = "") -> ProjectionError:
+def named(name: str, error: BaseException, where: str = "") -> ProjectionError:
     """What went wrong in a projection, with its name and where it was, ``"load: "``."""
     if isinstance(error, ProjectionError):
         told = ProjectionError(f"projection {name}: {where}{error.message}", hint=error.hint)

@@ -138,7 +138,7 @@ class Events:
 
 def failed(event: Event, why: object) -> ProjectionError:
     """What a projection's own exception at an event becomes."""
-    text = f"{type(why).__name__}: {why}" if isinstance(why, Exception) else why
+    text = f"{type(why).__name__}: {why}" if isinstance(why, BaseException) else why
     return ProjectionError(f"failed at the event at position {event.position} ({event.id}): {text}")
 
 

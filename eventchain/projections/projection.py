@@ -18,6 +18,8 @@ from eventchain.projections.page import Events, failed
 from eventchain.projections.path import Path
 
 State = TypeVar("State")
+FAILURES = (Exception, SystemExit)
+"""What a stranger's code is expected to raise: a projection that exits must not end us without a word."""
 
 
 class Projection(Generic[State]):
@@ -43,7 +45,7 @@ class Projection(Generic[State]):
         for event in events:
             try:
                 state = self.apply(state, event)
-            except Exception as error:
+            except FAILURES as error:
                 raise failed(event, error) from error
         return state
 
@@ -191,7 +193,7 @@ def imported(use: str, options: Mapping[str, Any] | None = None) -> Projection[A
             made = found(**options) if made is None else made
         except ProjectionError:
             raise
-        except Exception as error:
+        except FAILURES as error:
             raise ProjectionError(
                 f"{use!r} cannot be made: {type(error).__name__}: {error}",
                 hint="it is called with the `options` as keywords, and must give a Projection",
@@ -222,7 +224,7 @@ def found_by(use: str) -> Any:
                 hint="it is looked for in the current folder and where Python's packages are",
             ) from None
         raise ProjectionError(f"importing {module_name!r} failed: {error}") from error
-    except (Exception, SystemExit) as error:
+    except FAILURES as error:
         raise ProjectionError(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
     for part in name.split("."):
         try:

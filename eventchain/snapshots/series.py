@@ -14,7 +14,7 @@ from eventchain.formats.manifest import base_origin
 from eventchain.formats.snapshot import About
 from eventchain.projections.filter import Filter
 from eventchain.projections.fold import Run, named
-from eventchain.projections.projection import Projection
+from eventchain.projections.projection import FAILURES, Projection
 from eventchain.projections.spec import Spec
 
 
@@ -64,7 +64,7 @@ class Series:
     def _fingerprint(self) -> str:
         try:
             return self.projection.fingerprint()
-        except Exception as error:
+        except FAILURES as error:
             raise named(self.name, error, "fingerprint: ") from error
 
 

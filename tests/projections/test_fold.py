@@ -113,6 +113,19 @@ def test_a_run_that_fails_stops_and_the_others_go_on() -> None:
         picky.dump()
 
 
+class Leaving(Seen):
+    def apply(self, state: Any, event: Any) -> Any:
+        raise SystemExit(f"enough of {event.stream}")
+
+
+def test_a_run_that_exits_stops_and_the_others_go_on() -> None:
+    leaving, seen = run_of(Leaving(), name="leaving"), run_of(Seen())
+    Fold([leaving, seen]).feed(batch_of(ROWS), 0)
+    assert leaving.error is not None
+    assert leaving.error.message.endswith("SystemExit: enough of s0")
+    assert len(seen.state) == len(ROWS)
+
+
 def test_a_filter_keeps_what_would_fail_away() -> None:
     rows = [*ROWS, simple("s0", {"m": 1})]
     assert folded(Picky(), batch_of(rows), Filter(where="has(data.n)")) == b"45"

@@ -40,9 +40,16 @@ def ids(store: Any) -> list[str]:
 
 
 @pytest.fixture
-def events(tmp_path: Path) -> Path:
+def place() -> Iterator[Path]:
+    """Where others may look. Another run of pytest makes the folders of all of pytest's private again."""
+    with TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def events(place: Path) -> Path:
     """A store of three events in a folder of its own, not open anywhere."""
-    folder = tmp_path / "events"
+    folder = place / "events"
     folder.mkdir()
     path = folder / "events.db"
     open_event_store(url_of(path), create=True).close()
@@ -95,7 +102,7 @@ def _warm() -> None:
 
 @contextmanager
 def auditor(task: Task, path: Path) -> Iterator[Any]:
-    for folder in path.parents[1:]:  # let others through to it: pytest's folders are private
+    for folder in path.parents[1:]:  # let others through to it
         state = folder.stat()
         if state.st_uid == os.geteuid() and state.st_mode & 0o011 != 0o011:
             folder.chmod(state.st_mode & 0o777 | 0o011)
@@ -178,17 +185,17 @@ def test_a_store_that_the_application_has_open(events: Path, folder: int) -> Non
             assert beside(events) == before
 
 
-def test_a_link_to_the_file_elsewhere(events: Path, tmp_path: Path) -> None:
+def test_a_link_to_the_file_elsewhere(events: Path, place: Path) -> None:
     """The files of the WAL lie beside the file itself, not beside the link."""
-    (tmp_path / "links").mkdir()
-    link = tmp_path / "links" / "events.db"
+    (place / "links").mkdir()
+    link = place / "links" / "events.db"
     link.symlink_to(events)
     with closing(open_event_store(url_of(events))) as store:
         store.append("s", None, [NewEvent("e4", "t", b"")])
-        shutil.copy(events, tmp_path / "copy")
-        shutil.copy(f"{events}-wal", tmp_path / "copy-wal")
-    shutil.copy(tmp_path / "copy", events)
-    shutil.copy(tmp_path / "copy-wal", f"{events}-wal")
+        shutil.copy(events, place / "copy")
+        shutil.copy(f"{events}-wal", place / "copy-wal")
+    shutil.copy(place / "copy", events)
+    shutil.copy(place / "copy-wal", f"{events}-wal")
     modes(events, 0o444, 0o555)
     with auditor(_read, link) as child:
         assert child.recv()[0] == "refused"
@@ -205,8 +212,8 @@ def test_appending_needs_write_access(events: Path) -> None:
             assert "must be writable" in hint
 
 
-def test_commits_that_could_not_be_seen_are_not_passed_over(events: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy" / "events.db"
+def test_commits_that_could_not_be_seen_are_not_passed_over(events: Path, place: Path) -> None:
+    copy = place / "copy" / "events.db"
     copy.parent.mkdir()
     with closing(open_event_store(url_of(events))) as store:
         store.append("s", None, [NewEvent("e4", "t", b"")])
@@ -224,8 +231,8 @@ def test_commits_that_could_not_be_seen_are_not_passed_over(events: Path, tmp_pa
         assert child.recv()[0] == ["e1", "e2", "e3", "e4", "e5"]
 
 
-def test_a_transaction_cut_off_is_not_read(events: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy" / "events.db"
+def test_a_transaction_cut_off_is_not_read(events: Path, place: Path) -> None:
+    copy = place / "copy" / "events.db"
     copy.parent.mkdir()
     with closing(sqlite3.connect(events, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
