@@ -17,13 +17,15 @@ from typing import Any
 
 import nats
 import numpy as np
-from eventchain_fleet import FleetBackend
+from eventchain_fleet import FleetBackend, coordinator
 from eventchain_fleet.connection import consumer_of, stream_of, worker_subject
 from eventchain_fleet.messages import Done, Here, Piece
 from nats_server import NatsServer
 
 from eventchain.contracts.backend import Solutions
 from eventchain.mining.backends import open_backend
+
+coordinator.FIRST_WORKER_SECONDS = 60.0  # where the machine is busy, workers are late
 
 
 class WorkerProcess:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import random
 import socket
+from contextlib import ExitStack, suppress
+
+_dice = random.SystemRandom()
 
 
 def free_ports(count: int) -> list[int]:
-    """They may be taken until they are used: only where a server must know them before it starts."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    """Of those that no system gives out by itself: whoever asks for any port, as servers and clients beside
+    these do, is not given one of them until it is used. Only where a server must know its port before it
+    starts."""
+    ports: list[int] = []
+    with ExitStack() as stack:
+        while len(ports) < count:
+            port = _dice.randrange(10_000, 30_000)
+            with suppress(OSError):  # it is taken
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
     return ports

@@ -14,15 +14,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+UNFORCED = """if True:
+    from eventchain.__main__ import main
+    from eventchain.service import stop
+    stop.STOP_SECONDS = 1e6
+    main()
+"""
+
 
 class Process:
-    """The service of a configuration file; its log is read by a thread."""
+    """The service of a configuration file; its log is read by a thread. ``forced``: when it takes too long to
+    stop, as it may where the machine is busy."""
 
-    def __init__(self, config: Path, *arguments: str, **environment: str) -> None:
-        command = [sys.executable, "-m", "eventchain", "run", "-C", config, "--backend", "reference"]
-        self._process = subprocess.Popen(
-            [*command, *arguments], stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
-        )
+    def __init__(self, config: Path, *arguments: str, forced: bool = True) -> None:
+        program = ["-m", "eventchain"] if forced else ["-c", UNFORCED]
+        command = [sys.executable, *program, "run", "-C", config, "--backend", "reference"]
+        self._process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
         self.log: list[dict[str, Any]] = []
         self.text: list[str] = []
         self._reader = threading.Thread(target=self._read)

@@ -135,9 +135,10 @@ class Coordinator:
         await self._connection.subscribe(f"{ROOT}.done.*.*.*", cb=self._on_done)
         await self._connection.subscribe(coordinator_subject(self._id), cb=self._on_question)
         await self._say_alive()  # workers answer at once
-        deadline = time.monotonic() + (FALLBACK_SECONDS if self._local else FIRST_WORKER_SECONDS)
-        while self._lonely and time.monotonic() < deadline:
+        patience = FALLBACK_SECONDS if self._local else FIRST_WORKER_SECONDS
+        while self._lonely and patience > 0:
             await asyncio.sleep(0.02)
+            patience -= 0.02  # not by the clock: who answered while this host stood still is heard now
         if self._failure is not None:
             raise self._failure
         if self._lonely and not self._local:

@@ -83,7 +83,7 @@ def logged(log: str) -> Iterator[Event]:
     SIGTERM and Ctrl-C set the event."""
     from eventchain.errors import EventChainError
     from eventchain.service.log import log_to_stderr, say
-    from eventchain.service.stop import stop_on_signals
+    from eventchain.service.stop import ignore_signals, stop_on_signals
 
     stop = Event()
     log_to_stderr(as_json=log == "json")
@@ -93,6 +93,8 @@ def logged(log: str) -> Iterator[Event]:
     except EventChainError as error:
         say(error.message, level=logging.ERROR, **({"hint": error.hint} if error.hint else {}))
         sys.exit(2)
+    finally:
+        ignore_signals()
 
 
 def serve(

@@ -31,6 +31,12 @@ def stop_on_signals(stop: threading.Event) -> None:
     thread.start()
 
 
+def ignore_signals() -> None:
+    """From now on: the service has stopped. Python would let them kill the process while it is ending."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _watch(ears: socket.socket, mouth: socket.socket, stop: threading.Event) -> None:
     """Holds both ends open. Each signal comes as a byte, its number."""
     while ears.recv(1)[0] not in SIGNALS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import pty
 import re
@@ -17,6 +18,7 @@ import threading
 import time
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import nats
@@ -28,6 +30,7 @@ from commands import eventchain
 from eventchain_fleet import FleetBackend
 from eventchain_fleet.connection import Login, this_host, worker_subject
 from eventchain_fleet.messages import Shut
+from eventchain_fleet.roster import Queue
 from eventchain_fleet.watch import Watch
 from fleet_hosts import (
     Fleet,
@@ -121,8 +124,17 @@ def test_a_header_that_is_found_ends_its_search(fleet: Fleet):
     backend.close()
 
 
-def test_what_is_called_off_counts_as_far_as_it_was_tried(fleet: Fleet):
+def test_what_is_called_off_counts_as_far_as_it_was_tried(fleet: Fleet, monkeypatch):
     """A header after the other, each in all searches at once, and solved by one of them."""
+    given, counted = [], []
+    searched = Queue.searched
+
+    def noted(queue: Queue, hashes: float, *when: float) -> float:
+        given.append(hashes)
+        counted.append(searched(queue, hashes, *when))
+        return counted[-1]
+
+    monkeypatch.setattr(Queue, "searched", noted)
     backend = fleet.open()
     with Engine(backend.devices) as engine:
         for _ in range(30):
@@ -130,8 +142,9 @@ def test_what_is_called_off_counts_as_far_as_it_was_tried(fleet: Fleet):
             collect(engine, 1)
         rates = [unit["hashes_per_second"] for worker in fleet.workers for unit in worker.said]
         assert 0 < sum(engine.rate().values()) * 1e6 <= 2 * max(rates)
-    assert engine.hashes < 6 * 30 * 2**18
     backend.close()
+    assert 0 < sum(counted) < sum(given)
+    assert engine.hashes < sum(counted) + 4 * 30 * 2**18  # and what was answered: that much is no bad luck
 
 
 def test_what_was_called_off_can_be_searched_again(fleet: Fleet):
@@ -150,7 +163,8 @@ def test_an_interrupted_search_returns_at_once(fleet: Fleet):
     answers = []
     thread = threading.Thread(target=lambda: answers.append(device.search(one_work(HARD, 2**44))))
     thread.start()
-    time.sleep(0.5)
+    while not backend._coordinator._searches:
+        time.sleep(0.01)
     device.interrupt()  # type: ignore[attr-defined]
     thread.join(60)
     assert [len(answer.index) for answer in answers] == [0]
@@ -175,22 +189,24 @@ def test_eventchain_fleet_shows_it(fleet: Fleet):
         while not rogue.shut:
             mine(backend, 50, 10)
         command = [sys.executable, "-m", "eventchain", "fleet", "--nats", fleet.server.url]
-        shown = [
-            subprocess.Popen([*command, *option], stdout=subprocess.PIPE, text=True)
-            for option in ([], ["--json"])
-        ]
-        text, in_json = (one.communicate(timeout=60)[0] for one in shown)
+        there: dict[str, dict[str, Any]] = {}
+        text = ""
+        while len(there) < 2 or "2 workers" not in text:  # as where one was late to say that it is there
+            shown = [
+                subprocess.Popen([*command, *option], stdout=subprocess.PIPE, text=True)
+                for option in ([], ["--json"])
+            ]
+            text, in_json = (one.communicate(timeout=60)[0] for one in shown)
+            facts = json.loads(in_json)
+            there = {row["worker"]: row for row in facts["workers"] if row["there"]}
     finally:
         rogue.close()
     backend.close()
-    facts = json.loads(in_json)
-    there = {row["worker"]: row for row in facts["workers"] if row["there"]}
     assert there.keys() == {worker.said[0]["worker"] for worker in fleet.workers}
     assert facts["rate"] == sum(row["rate"] for row in there.values()) > 0
     assert len(facts["coordinators"]) >= 1
     (liar,) = (row for row in facts["workers"] if row["worker"] == "liar.7")
     assert "does not meet its header's target" in liar["shut_out"]
-    assert "2 workers" in text
     assert "shut out: counter" in text
 
 
@@ -251,6 +267,7 @@ def collect_some(engine: Engine, count: int) -> int:
 def test_rogues_among_the_workers_stop_nothing(fleet: Fleet, answer, caplog, monkeypatch):
     """In the very queue that the others pull from: whatever it is given is lost there."""
     monkeypatch.setattr("eventchain_fleet.coordinator.LEASE_SECONDS", 5.0)
+    monkeypatch.setattr("eventchain_fleet.roster.LONGEST_PAUSE", 1.0)  # however often it is the rogue's turn
     backend = fleet.open()
     classes = {q.size_class for q in backend._coordinator._roster.queues.values() if q.devices}
     rogues = [
@@ -366,14 +383,14 @@ def test_nats_is_killed_and_comes_back_empty(tmp_path):
 
 
 def test_this_host_mines_while_there_is_no_worker(tmp_path, caplog):
-    with fleet_in(tmp_path, 0) as fleet:
-        with caplog.at_level(logging.WARNING, "eventchain"):
-            backend = fleet.open(fallback="reference")
-            mine(backend, 20, 6)
-            assert "the fleet has no worker: mining on hashlib, one core" in caplog.text
-            fleet.workers.append(WorkerProcess(fleet.server.url).ready())
-            mine(backend, 20, 12)
-        assert "the fleet has a worker again" in caplog.text
+    with fleet_in(tmp_path, 0) as fleet, caplog.at_level(logging.WARNING, "eventchain"):
+        backend = fleet.open(fallback="reference")
+        mine(backend, 20, 6)
+        assert "the fleet has no worker: mining on hashlib, one core" in caplog.text
+        fleet.workers.append(WorkerProcess(fleet.server.url).ready())
+        while "the fleet has a worker again" not in caplog.text:
+            time.sleep(0.01)
+        mine(backend, 20, 12)
 
 
 def test_without_anybody_it_says_so(tmp_path, monkeypatch):
@@ -414,7 +431,9 @@ def test_a_coordinator_is_killed_and_the_next_one_goes_on(fleet: Fleet, tmp_path
         for n in range(60)
     )
     (tmp_path / "events.jsonl").write_text(events)
-    origin = ("--origin", "example.com/f", "--difficulty", "18")
+    rate = sum(worker.said[-1]["hashes_per_second"] for worker in fleet.workers)
+    difficulty = math.log2(3 * rate / 60)  # three seconds for all, so that it is killed before their end
+    origin = ("--origin", "example.com/f", "--difficulty", f"{difficulty:.2f}")
     assert eventchain(tmp_path, "init", *origin, "--backend", "cpu").returncode == 0
     file = tmp_path / "eventchain.toml"
     text = file.read_text().replace("[fleet]\n", f'[fleet]\nnats = "{fleet.server.url}"\n')
@@ -435,7 +454,7 @@ def test_a_coordinator_is_killed_and_the_next_one_goes_on(fleet: Fleet, tmp_path
     assert shown["hashes_left"] > 0
     done = eventchain(tmp_path, "mine", "--block-events", "1")
     assert done.returncode == 0, done.stderr
-    assert f"backend fleet: 2 workers at {fleet.server.url}" in done.stderr
+    assert re.search(f"backend fleet: [12] workers? at {fleet.server.url}", done.stderr)  # heard of by then
     with open_chain(file) as chain:
         assert chain.verify().verdict == "clean"
         assert ChainView(chain.store).sealed_height == 60

@@ -187,7 +187,11 @@ def test_a_worker_mines_for_a_coordinator_and_is_seen(world: World, ways: dict[s
     assert way.mine.returncode == 0, said
     assert "backend fleet: 1 worker at " in said
     facts, _ = way.fleet.communicate(timeout=60)
-    assert [row["worker"] for row in json.loads(facts)["workers"]] == [way.worker.said[0]["worker"]]
+    while not (
+        seen := json.loads(facts)["workers"]
+    ):  # where the machine is busy, it says late that it is there
+        facts, _ = eventchain(way.folder, "fleet", "--json").communicate(timeout=60)
+    assert [row["worker"] for row in seen] == [way.worker.said[0]["worker"]]
     with open_chain(way.folder / "eventchain.toml") as chain:
         assert chain.verify().verdict == "clean"
         assert ChainView(chain.store).sealed_height > 0
@@ -316,7 +320,6 @@ async def connected(login: Login, work: Callable[[Any], Any]) -> None:
 
 def test_credentials_are_read_again_when_they_expire(world: World, tmp_path, warnings):
     file = tmp_path / "mine.creds"
-    world.operator.credentials(file, exp=int(time.time()) + 5)
 
     async def work(connection: Any) -> None:
         world.operator.credentials(file)
@@ -324,7 +327,15 @@ def test_credentials_are_read_again_when_they_expire(world: World, tmp_path, war
         assert warnings.text.lower().count("expired") == 1
         assert connection.stats["reconnects"] == 1
 
-    asyncio.run(connected(Login(world.logins["operator"], str(file), tls_ca=world.file("ca.pem")), work))
+    for seconds in (5, 60):
+        world.operator.credentials(file, exp=int(time.time()) + seconds)
+        login = Login(world.logins["operator"], str(file), tls_ca=world.file("ca.pem"))
+        try:
+            asyncio.run(connected(login, work))
+            break
+        except BackendError:  # they expired while the machine stood still
+            if seconds == 60:
+                raise
 
 
 def test_a_login_that_is_taken_away_may_be_given_back(tmp_path, warnings):
@@ -416,7 +427,7 @@ def test_what_a_worker_is_not_allowed_ends_it(tmp_path):
 
 
 def test_what_a_coordinator_is_not_allowed_ends_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("eventchain_fleet.streams.TIMEOUT", 0.3)
+    monkeypatch.setattr("eventchain_fleet.streams.TIMEOUT", 1.0)
     with allowed(tmp_path, 'publish: ["eventchain.>"]') as url, pytest.raises(BackendError) as caught:
         open_backend("fleet", {"nats": url})
     assert_forbidden(str(caught.value), 'publish to "$js.api.stream.info.')

@@ -27,7 +27,7 @@ from killing import command_line
 from ports import free_ports
 from stratum_client import MASK, Client, Mining, sha256d
 
-from eventchain.contracts.backend import MAX_AHEAD, Sealed, Task
+from eventchain.contracts.backend import MAX_AHEAD, Sealed, Solutions, Task, Work
 from eventchain.errors import BackendError, ConfigError
 from eventchain.formats.header import (
     HEADER,
@@ -89,18 +89,21 @@ class Chain:
         return mined
 
 
+def port_of(miner: StratumMiner) -> int:
+    """Once it listens."""
+    deadline = time.monotonic() + 60
+    while True:
+        with suppress(BackendError):
+            return miner.port
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @contextmanager
 def served(password: str | None = PASSWORD) -> Iterator[Chain]:
     miner = StratumMiner("127.0.0.1", 0, password)
     with Engine([miner]) as engine:
-        deadline = time.monotonic() + 60
-        while True:
-            with suppress(BackendError):
-                chain = Chain(engine, miner.port)
-                break
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        yield chain
+        yield Chain(engine, port_of(miner))
         assert engine.benched == {}
 
 
@@ -383,7 +386,7 @@ def test_a_miner_that_does_not_read_is_cut_off(chain, connect):
         chain.submit(1, 4, length=100_000)
         chain.collect(1)
     miner.stop()
-    deaf.socket.settimeout(20)
+    deaf.socket.settimeout(60)
     with suppress(ConnectionResetError):
         while deaf.socket.recv(2**20):  # until the end; TimeoutError where there is none
             pass
@@ -395,7 +398,7 @@ def test_many_connections(chain, connect):
     clients = [connect(f"rig{n}") for n in range(150)]
     assert len({client.job().coinbase1 for client in clients}) == 150
     miners = [Mining(client) for client in clients[:3]]
-    chain.collect(200, seconds=60)
+    chain.collect(200)
     for miner in miners:
         miner.stop()
 
@@ -536,7 +539,18 @@ class Liar:
 
 def test_a_miner_that_lies_is_benched_and_its_blocks_go_to_others():
     reference = open_by_name("reference").devices[0]
-    with Engine([Liar(), reference]) as engine:
+
+    class Other:
+        """Does not solve everything before the liar was asked, however late that one's thread is."""
+
+        name = "other"
+
+        def search(self, work: Work) -> Solutions:
+            while not engine.benched:
+                time.sleep(0.01)
+            return reference.search(work)
+
+    with Engine([Liar(), Other()]) as engine:
         chain = Chain(engine, 0)
         chain.submit(20, 8)
         chain.collect(20)
@@ -552,7 +566,7 @@ def test_a_miner_and_a_device_share_the_blocks():
         chain = Chain(engine, 0)
         chain.submit(300, 6)
         chain.collect(300)
-        with Client(miner.port) as client:
+        with Client(port_of(miner)) as client:
             client.login()
             chain.submit(10, 6)
             chain.collect(10)
@@ -585,7 +599,7 @@ def test_an_address_that_is_taken():
             Engine([StratumMiner("127.0.0.1", port, None)]) as engine,
             pytest.raises(BackendError, match=f"cannot listen on 127.0.0.1:{port}"),
         ):
-            engine.collect(10)
+            engine.collect(60)
 
 
 def connected(port: int) -> Client:
@@ -684,7 +698,7 @@ def test_a_chain_is_mined_also_when_it_is_killed(tmp_path):
     process.communicate()
     process = mining()
     miner = Mining(connected(port))
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=120)
     miner.stop()
     assert process.returncode == 0, stderr
     assert json.loads(stdout)["blocks_unsealed"] == 0

@@ -35,7 +35,7 @@ def mark(height: int) -> Watermark:
     )
 
 
-def wait_for(condition, seconds: float = 30) -> None:
+def wait_for(condition, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -268,7 +268,7 @@ def test_postgresql_notifies_and_keeps_a_watermark(postgresql):
         listener.execute("LISTEN eventchain")
         announcer.announce(mark(1))
         announcer.announce(mark(2))
-        heard = [json.loads(one.payload)["height"] for one in listener.notifies(timeout=10, stop_after=2)]
+        heard = [json.loads(one.payload)["height"] for one in listener.notifies(timeout=60, stop_after=2)]
         rows = listener.execute(
             "SELECT origin, height, seal, position, size FROM eventchain_watermark"
         ).fetchall()

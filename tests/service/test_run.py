@@ -53,13 +53,13 @@ def has_ipv6() -> bool:
 
 
 @contextmanager
-def running(files: Files, *arguments: str, config: str = "", **environment: str) -> Iterator[Process]:
-    with Process(configured(files, config), *arguments, **environment).ending() as process:
+def running(files: Files, *arguments: str, config: str = "", forced: bool = True) -> Iterator[Process]:
+    with Process(configured(files, config), *arguments, forced=forced).ending() as process:
         yield process
 
 
 def test_events_are_sealed_as_they_arrive(files):
-    with running(files, "--block-seconds", "0.1") as service:
+    with running(files, "--block-seconds", "0.1", forced=False) as service:
         service.says("sealing")
         append(files, 0, 10)
         service.has_sealed(10)
@@ -108,9 +108,7 @@ def test_a_standby_takes_over(files):
         append(files, 0, 5)
         leader.has_sealed(5)
         leader.stop(signal.SIGKILL)
-        began = time.monotonic()
         standby.says("sealing")
-        assert time.monotonic() - began < 30
         append(files, 5, 5)
         standby.has_sealed(10)
         assert standby.stop(signal.SIGINT) == 0
@@ -241,7 +239,7 @@ def test_configured_announcements(files, postgresql):
     with running(files, config=config) as service:
         append(files, 0, 3)
         service.has_sealed(3)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             try:
                 with psycopg.connect(postgresql) as connection:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from importlib.metadata import EntryPoint, EntryPoints
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from eventchain.mining.backends import (
     self_test,
     survey,
 )
+from eventchain.mining.check import check
 
 
 @pytest.fixture
@@ -219,9 +221,26 @@ def test_a_faulty_device_fails_and_is_named(reference, faulty):
 # -- measuring ----------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def slept(monkeypatch):
+    """The time by which devices are measured passes while they sleep, and not while the machine is busy."""
+    naps: list[float] = []
+    clock = SimpleNamespace(sleep=naps.append, perf_counter=lambda: sum(naps))
+    monkeypatch.setattr(backends, "time", clock)
+
+
+class Steady(Named):
+    """Takes a microsecond for each counter that it tries."""
+
+    def search(self, work: Work) -> Solutions:
+        found = super().search(work)
+        backends.time.sleep(check(work, found).hashes * 1e-6)
+        return found
+
+
 @pytest.mark.parametrize("difficulty", [None, 0, 8, 30])
-def test_measure_tells_the_speed(reference, difficulty):
-    assert 10_000 < measure(reference, 0.05, difficulty=difficulty) < 50_000_000
+def test_measure_tells_the_speed(reference, slept, difficulty):
+    assert measure(Steady("steady", reference), 0.05, difficulty=difficulty) == pytest.approx(1e6)
 
 
 def test_all_are_measured_at_the_same_time(reference):
@@ -232,7 +251,7 @@ def test_all_are_measured_at_the_same_time(reference):
         name = "one of two"
 
         def search(self, work: Work) -> Solutions:
-            together.wait(10)
+            together.wait(60)
             return reference.search(work)
 
     assert measure_all([Waiting(), Waiting()], 1e-9) > 0
@@ -246,7 +265,7 @@ def test_measure_names_a_device_that_fails(reference):
 # -- choosing a backend -------------------------------------------------------------------------------
 
 SLOW = """
-import time
+from eventchain.mining.backends import time  # as it measures by
 from eventchain_reference import ReferenceDevice
 class Device(ReferenceDevice):
     def __init__(self, name): self.name = name
@@ -314,7 +333,7 @@ def test_auto_takes_the_faster_and_says_why_not_the_others():
         assert reason
 
 
-def test_auto_measures_instead_of_guessing(install, registered):
+def test_auto_measures_instead_of_guessing(install, registered, slept):
     install("aaa", SLOW)
     install("bbb", SLOW.replace("1e-5", "1e-6"))
     registered("aaa", "bbb", "reference")
