@@ -18,13 +18,13 @@ pytestmark = pytest.mark.skipif(not allowed(), reason="needs network namespaces 
 
 
 class Network:
-    """Every line takes 20 ms and loses one packet in twenty."""
+    """Every line takes 20 ms and, once all are connected, loses one packet in twenty."""
 
     def __init__(self, folder) -> None:
         hub = Host()
         with hub.inside():
             self.server = NatsServer(folder, "-a", "0.0.0.0")
-        self.lines = [Link(Host(), hub, delay=0.02, loss=0.05) for _ in range(3)]
+        self.lines = [Link(Host(), hub, delay=0.02) for _ in range(3)]
         *_, self.coordinators_line = self.lines
         self.workers = [self.hire(line) for line in self.lines[:2]]
         self.hashes_per_second = sum(
@@ -42,7 +42,13 @@ class Network:
         with self.coordinators_line.near_host.inside():
             backend = open_backend("fleet", {"nats": self.url(self.coordinators_line)})
         assert isinstance(backend, FleetBackend)
+        for line in self.lines:
+            line.loss = 0.05
         return backend
+
+    def heal(self) -> None:
+        for line in self.lines:
+            line.loss, line.silent = 0.0, False
 
     def close(self) -> None:
         for worker in self.workers:
@@ -68,9 +74,8 @@ def backend(network: Network, monkeypatch) -> Iterator[FleetBackend]:
     try:
         yield backend
     finally:
+        network.heal()
         backend.close()
-        for line in network.lines:
-            line.silent = False
 
 
 def workers_of(backend: FleetBackend) -> int:
