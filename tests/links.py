@@ -16,6 +16,7 @@ import struct
 import subprocess
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -43,6 +44,7 @@ class Host:
         with _back_afterwards():
             _call("unshare", CLONE_NEWNET)
             self._namespace = _namespace()
+            weakref.finalize(self, os.close, self._namespace)
             _ip("link", "set", "lo", "up")
 
     @contextmanager
