@@ -8,12 +8,11 @@ import time
 
 import numpy as np
 from eventchain_fleet import FleetBackend
+from waiting import PATIENCE
 
 from eventchain.contracts.backend import Device, Solutions, Work
 from eventchain.formats.header import HEADER, bits_for_difficulty
 from eventchain.mining.check import check
-
-PATIENCE = 60.0
 
 
 def one_hard(hashes: float) -> Work:

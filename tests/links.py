@@ -66,7 +66,7 @@ class Link:
         number = next(_numbers)
         network = f"198.18.{number >> 6}"
         self.near, self.far = (f"{network}.{(number & 63) * 4 + end}" for end in (1, 2))
-        self.near_host, self.far_host = near, far
+        self.near_host = near
         self.delay, self.loss, self.silent = delay, loss, False
         self.lost = 0
         self._ends = (

@@ -16,7 +16,8 @@ from eventchain_fleet.messages import Alive, Piece
 from eventchain_fleet.roster import DEPTH, Queue
 from eventchain_fleet.worker import Worker
 from fleet_hosts import Fleet, fleet_in
-from fleet_searches import PATIENCE, Searching, one_hard
+from fleet_searches import Searching, one_hard
+from waiting import PATIENCE
 
 from eventchain.errors import BackendError
 from eventchain.mining.backends import Choice, open_backend

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
 from eventchain_fleet import FleetBackend, connection
 from fleet_hosts import WorkerProcess
-from fleet_searches import PATIENCE, Searching
+from fleet_searches import Searching
 from links import Host, Link, allowed
 from nats_server import NatsServer
+from waiting import wait_for
 
 from eventchain.mining.backends import open_backend
 
@@ -78,15 +78,8 @@ def backend(network: Network, monkeypatch) -> Iterator[FleetBackend]:
         backend.close()
 
 
-def workers_of(backend: FleetBackend) -> int:
-    return len(backend._coordinator._roster.workers)
-
-
-def wait_for(backend: FleetBackend, workers: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while workers_of(backend) != workers:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def has_workers(backend: FleetBackend, count: int) -> None:
+    wait_for(lambda: len(backend._coordinator._roster.workers) == count)
 
 
 def test_packets_are_lost(network, backend):
@@ -96,25 +89,22 @@ def test_packets_are_lost(network, backend):
 
 
 def test_a_worker_falls_silent_and_comes_back(network, backend):
-    wait_for(backend, 2)
+    has_workers(backend, 2)
     search = Searching(backend, 2 * network.hashes_per_second)
     search.until_out(3)
     network.lines[0].silent = True  # no end of the connection is seen, neither here nor there
     search.end()
-    wait_for(backend, 1)
+    has_workers(backend, 1)
     network.lines[0].silent = False
-    wait_for(backend, 2)
+    has_workers(backend, 2)
 
 
 def test_the_coordinator_falls_silent_and_comes_back(network, backend, caplog):
     search = Searching(backend, 4 * network.hashes_per_second)
     search.until_out(3)
     network.coordinators_line.silent = True
-    wait_for(backend, 0)
-    deadline = time.monotonic() + PATIENCE
-    while "does not answer" not in caplog.text:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    has_workers(backend, 0)
+    wait_for(lambda: "does not answer" in caplog.text)
     network.coordinators_line.silent = False
     search.end()
     assert "NATS is there again" in caplog.text

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from killing import command_line
 from ports import free_ports
 from stratum_client import MASK, Client, Mining, sha256d
+from waiting import wait_for
 
 from eventchain.contracts.backend import MAX_AHEAD, Sealed, Solutions, Task, Work
 from eventchain.errors import BackendError, ConfigError
@@ -546,8 +547,7 @@ def test_a_miner_that_lies_is_benched_and_its_blocks_go_to_others():
         name = "other"
 
         def search(self, work: Work) -> Solutions:
-            while not engine.benched:
-                time.sleep(0.01)
+            wait_for(lambda: engine.benched)
             return reference.search(work)
 
     with Engine([Liar(), Other()]) as engine:

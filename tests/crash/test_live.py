@@ -17,7 +17,6 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from nats_server import NatsServer
 from oracle import check_chain
 from postgres import Server
 from running import Process
+from waiting import wait_for
 
 import eventchain
 from eventchain.chain.tip import block_link
@@ -135,13 +135,6 @@ class Services:
         for process in self._running:
             if process.alive:
                 process.stop(signal.SIGKILL)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def sealed_ids(config: Path) -> list[str]:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import run
 from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
+from waiting import wait_for
 
 from eventchain.chain.build import Builder
 from eventchain.chain.proof import check_proof
@@ -277,7 +278,7 @@ def test_an_interrupted_mine_goes_on_and_verifies(tmp_path: Path) -> None:
         [*COMMAND, "mine", "-C", str(config), "--duty", "1%"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    _wait(lambda: _mined(tmp_path) > 3)
+    wait_for(lambda: _mined(tmp_path) > 3)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -305,13 +306,6 @@ def _headers(folder: Path) -> list[bytes]:
 
 def _mined(folder: Path) -> int:
     return len(_headers(folder))
-
-
-def _wait(condition: Any, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 # -- verify -------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 from commands import run
+from waiting import wait_for
 
 from eventchain.contracts.event_store import NewEvent
 from eventchain.eventstores import open_event_store
@@ -199,11 +199,11 @@ def test_run_takes_snapshots_and_names_them_on_the_trunk(folder: Folder) -> None
     command = [sys.executable, "-m", "eventchain", "run", "--backend", "cpu", "--block-seconds", "0.1"]
     service = subprocess.Popen(command, cwd=folder.path, stderr=subprocess.PIPE, text=True)
     try:
-        _wait(lambda: [row["snapshots"] for row in folder.json("snapshot", "list")][:3] == [2, 0, 1])
+        wait_for(lambda: _counts(folder) == [2, 0, 1], every=0.2)
         folder.append(30)
-        _wait(lambda: [row["snapshots"] for row in folder.json("snapshot", "list")][:3] == [3, 0, 1])
-        _wait(lambda: _named(folder, "example.com/log/types/history"))
-        _wait(lambda: _named(folder, "example.com/log/types"))
+        wait_for(lambda: _counts(folder) == [3, 0, 1], every=0.2)
+        wait_for(lambda: _named(folder, "example.com/log/types/history"), every=0.2)
+        wait_for(lambda: _named(folder, "example.com/log/types"), every=0.2)
     finally:
         service.send_signal(signal.SIGTERM)
         _, log = service.communicate(timeout=60)
@@ -213,6 +213,11 @@ def test_run_takes_snapshots_and_names_them_on_the_trunk(folder: Folder) -> None
     assert (mined["blocks_built"], mined["snapshots_sealed"]) == (0, 0)
 
 
+def _counts(folder: Folder) -> list[int]:
+    """Of the snapshots of the first three projections."""
+    return [row["snapshots"] for row in folder.json("snapshot", "list")][:3]
+
+
 def _named(folder: Folder, origin: str) -> bool:
     """Whether a block of its parent names the newest block of a branch."""
     with closing(sqlite3.connect(folder.path / "chain.db")) as connection:
@@ -220,10 +225,3 @@ def _named(folder: Folder, origin: str) -> bool:
         ((newest,),) = connection.execute(f"SELECT max(height) {blocks}", (origin,))
         said = connection.execute(f"SELECT manifest {blocks}", (origin.rpartition("/")[0],)).fetchall()
     return any(f"\nchild {origin} {newest} ".encode() in manifest for (manifest,) in said)
-
-
-def _wait(holds: Any, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)

@@ -8,7 +8,6 @@ import hashlib
 import hmac
 import json
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +16,7 @@ from typing import Any
 import nats
 import psycopg
 import pytest
+from waiting import wait_for
 
 from eventchain.config import Announce
 from eventchain.errors import ConfigError, EventChainError, StoreError
@@ -33,13 +33,6 @@ def mark(height: int) -> Watermark:
     return Watermark(
         "example.com/orders", height, bytes([height % 256]) * 32, 10 * height, 9 * height, 1_700_000_000
     )
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # -- the herald ---------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from chains import Work, new_chain
 from click.testing import CliRunner
 from oracle import check_chain
 from running import Process
+from waiting import wait_for
 
 from eventchain.cli import cli
 from eventchain.contracts.event_store import NewEvent
@@ -166,12 +167,6 @@ def test_what_an_open_transaction_holds_back_is_shown(tmp_path, postgresql):
         with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             lines = answer.read().decode().splitlines()
         return float(next(line.split()[1] for line in lines if line.startswith(f"eventchain_{name} ")))
-
-    def wait_for(condition) -> None:
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
 
     with (
         Process(config, "--block-seconds", "0", "--listen", "0").ending() as service,

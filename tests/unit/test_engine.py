@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from waiting import PATIENCE, wait_for
 
 from eventchain.contracts.backend import Solutions, Work
 from eventchain.errors import BackendError, FormatError
@@ -24,7 +25,6 @@ from eventchain.mining.backends import open_backend
 from eventchain.mining.engine import Engine, Mined
 
 IMPOSSIBLE = 190  # bits
-PATIENCE = 60.0  # seconds, for what takes one at most: the machine may be busy, or stand still for a while
 
 
 class Task:
@@ -88,13 +88,6 @@ def reference():
     return open_backend("reference").devices[0]
 
 
-def until(condition) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 class Wrapped:
     """A real device under another name that records what it is asked."""
 
@@ -114,7 +107,7 @@ class Patient(Wrapped):
 
     def search(self, work: Work) -> Solutions:
         found = super().search(work)
-        until(lambda: self.other.asked)
+        wait_for(lambda: self.other.asked)
         return found
 
 
@@ -192,7 +185,9 @@ def test_two_devices_share_many_headers(reference):
     with Engine([one, two], slice_seconds=0.02) as engine:
         collect_all_of(engine, Task([6] * 1000))
         assert set(engine.rate()) == {"one", "two"}
-        until(lambda: all(rate > 0 for rate in engine.rate().values()))  # one may have helped with the rest
+        wait_for(
+            lambda: all(rate > 0 for rate in engine.rate().values())
+        )  # one may have helped with the rest
 
 
 def test_nothing_to_do_costs_nothing_and_collect_keeps_its_time(reference):
@@ -266,7 +261,7 @@ def test_close_in_mid_search_stops_and_keeps_what_was_found(device):
     device = Wrapped(device)
     engine = Engine([device], slice_seconds=0.05)
     task = Task([*[4] * 10, IMPOSSIBLE]).submit(engine)
-    until(lambda: device.asked and device.asked[-1].headers["bits"][0] == task.headers["bits"][-1])
+    wait_for(lambda: device.asked and device.asked[-1].headers["bits"][0] == task.headers["bits"][-1])
     engine.close()
     assert not any(thread.is_alive() for thread in engine._threads)
     assert sorted(engine.collect(PATIENCE).keys.tolist()) == list(range(10))
@@ -400,7 +395,7 @@ def test_a_failing_device_is_benched_and_its_work_goes_to_the_others(reference, 
     with Engine([good, bad], slice_seconds=0.02, on_benched=lambda *news: told.append(news)) as engine:
         # More than the good device takes at first, so that the bad one has its share.
         mined = collect_all_of(engine, Task([8] * 300))
-        until(lambda: engine.benched)  # the good one may have helped with all that the bad one holds
+        wait_for(lambda: engine.benched)  # the good one may have helped with all that the bad one holds
         engine.collect(0)  # tells the news, if it came last
         assert list(engine.rate()) == [reference.name]
         assert list(engine.benched) == ["bad one"]
